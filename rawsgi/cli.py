@@ -1,0 +1,290 @@
+"""The command line: argv to Settings, then a command.
+
+The rule of this file: a mistake of the user is one line on stderr that begins with `rawsgi: `,
+and an exit code; 2 where the command line or the settings are wrong, 1 where serving failed.
+The flags derive from `config.OPTIONS`: none is written here but those that are no setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rawsgi.config import GROUPS, OPTIONS, TIMEOUTS, Option, SettingsError
+from rawsgi.logs import configure_logging, wants_colour
+from rawsgi.net.listener import Listener, ListenerError, open_listeners, parse_bind
+from rawsgi.sources import Resolved, resolve_settings, show_settings
+from rawsgi.wsgi.application import ApplicationError, find_application
+
+EXIT_FAILED = 1
+EXIT_MISUSED = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+COMMANDS = {
+    "compare": ("rawsgi.compare.command", "replay raw exchanges against other servers too"),
+    "replay": ("rawsgi.compare.replay", "send a recorded exchange to an application"),
+    "by-hand": ("rawsgi.compare.byhand", "be the server yourself: see requests, type answers"),
+}
+
+_DESCRIPTION = """\
+Serve a WSGI application over HTTP/1.1.
+
+  rawsgi hello:app --port 3000     the attribute app of the module hello
+  rawsgi hello                     its app, application, create_app() or make_app()
+  rawsgi "shop.web:make_app('x')"  what a factory returns; literal arguments may be given
+  rawsgi examples/hello.py         a file
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """argparse would print the usage and several lines; ours is one line."""
+        raise SettingsError(message.removeprefix("argument "))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code. Main thread; installs no handler itself."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _occupy_standard_descriptors()
+    try:
+        if arguments and arguments[0] in COMMANDS and arguments[0] in find_commands():
+            module = importlib.import_module(COMMANDS[arguments[0]][0])
+            return int(module.main(arguments[1:]) or 0)
+        return _serve_or_show(arguments)
+    except SettingsError as error:
+        return _complain(str(error), EXIT_MISUSED)
+    except ListenerError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except ApplicationError as error:
+        if error.traceback:
+            sys.stderr.write(error.traceback)
+        return _complain(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:  # before the worker took the signals over
+        return EXIT_INTERRUPTED
+
+
+def _serve_or_show(arguments: list[str]) -> int:
+    parser = build_parser()
+    try:
+        namespace, unknown = parser.parse_known_args(arguments)
+    except SystemExit as exit:  # --help and --version
+        return int(exit.code or 0)
+    if unknown:
+        raise SettingsError(_describe_unknown(unknown[0]))
+    given = {name: value for name, value in vars(namespace).items() if value is not None}
+    config_file = given.pop("config", None)
+    print_config = given.pop("print_config", False)
+    resolved = resolve_settings(given, os.environ, config_file)
+    for text in resolved.settings.bind:
+        try:
+            parse_bind(text)
+        except ListenerError as error:
+            raise SettingsError(f"{resolved.sources['bind']}: {error}") from None
+    if print_config:
+        sys.stdout.write(show_settings(resolved))
+        return 0
+    if not resolved.settings.application:
+        raise SettingsError("no application given; try: rawsgi hello:app (rawsgi --help says more)")
+    return serve_settings(resolved)
+
+
+def serve_settings(resolved: Resolved) -> int:
+    """Listen, load the application, serve until told to stop; the exit code.
+
+    The ports come first: that they are taken should not be learned after a slow import.
+    """
+    settings = resolved.settings
+    configure_logging(settings)
+    listeners = open_listeners(settings.bind, settings.backlog)
+    try:
+        name, application = find_application(settings.application, settings.app_dir)
+        configure_logging(settings)  # again: see there
+        run = importlib.import_module("rawsgi.process.worker").run
+        return int(
+            run(settings, application, listeners, on_ready=lambda: _announce(name, listeners))
+        )
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def _announce(name: str, listeners: Sequence[Listener]) -> None:
+    """The start lines: what is served, where, and how to stop."""
+    bold, plain = ("\x1b[1m", "\x1b[0m") if wants_colour(2) else ("", "")
+    for listener in listeners:
+        where = "at all addresses; " if listener.on_all_addresses else ""
+        _write_stderr(
+            f"Serving {name} at {bold}{listener.address}{plain} ({where}Ctrl-C to stop)\n"
+        )
+
+
+def _write_stderr(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # its reader is gone: that is no reason not to serve
+        pass
+
+
+def _complain(text: str, code: int) -> int:
+    _write_stderr(f"rawsgi: {text}\n")
+    return code
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where a parent closed 0, 1 or 2, a socket would get that number, and then the log lines."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def find_commands() -> dict[str, str]:
+    """The commands that are there, with their help. Looks for modules, imports only packages."""
+    found = {}
+    for name, (module, help) in COMMANDS.items():
+        try:
+            if importlib.util.find_spec(module) is not None:
+                found[name] = help
+        except ModuleNotFoundError:  # its package is missing
+            continue
+    return found
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `rawsgi APP`, made from `config.OPTIONS`. Values stay texts."""
+    commands = find_commands()
+    usage = "\n       ".join(["rawsgi [options] APP", *(f"rawsgi {name} ..." for name in commands)])
+    shown = "".join(f"\n  rawsgi {name:<9} {help}" for name, help in commands.items())
+    parser = _Parser(
+        prog="rawsgi",
+        usage=usage,
+        description=_DESCRIPTION,
+        epilog=f"Other commands, each with --help of its own:{shown}" if commands else None,
+        formatter_class=_make_formatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    groups: dict[str, argparse._ActionsContainer] = {}
+    for title in GROUPS:
+        if title == TIMEOUTS:  # the rarely needed groups begin
+            _add_own_flags(parser.add_argument_group("Help and configuration"))
+        groups[title] = parser.add_argument_group(title)
+    for option in sorted(OPTIONS, key=lambda each: each.name != "application"):
+        _add_option(groups[option.group], option)
+    return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # argparse breaks `bare-lf` and `Set-Cookie` at their hyphens.
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _make_formatter(prog: str) -> argparse.HelpFormatter:
+    width = min(shutil.get_terminal_size().columns, 100) - 2
+    return _Formatter(prog, max_help_position=30, width=width)
+
+
+def _add_own_flags(group: argparse._ActionsContainer) -> None:
+    """Flags that are no settings."""
+    group.add_argument("-h", "--help", action="help", help="show this and stop")
+    group.add_argument(
+        "--version", action=_ShowVersion, nargs=0, default=None, help="show the version and stop"
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        default=None,
+        help="read settings from this TOML file [default: pyproject.toml, table tool.rawsgi]",
+    )
+    group.add_argument(
+        "--print-config",
+        action="store_true",
+        default=None,
+        help="show every setting and where it comes from, and stop",
+    )
+
+
+class _ShowVersion(argparse.Action):
+    """Imports the package only when asked: `rawsgi/__init__.py` may import this module."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        version = importlib.import_module("rawsgi").__version__
+        python = ".".join(map(str, sys.version_info[:3]))
+        sys.stdout.write(f"rawsgi {version} (Python {python})\n")
+        parser.exit()
+
+
+def _add_option(group: argparse._ActionsContainer, option: Option) -> None:
+    help = option.help
+    if option.choices:
+        help += f": {', '.join(option.choices)}"
+    if option.name == "application":
+        group.add_argument("application", metavar="APP", nargs="?", default=None, help=help)
+        return
+    default = option.show_default()
+    help = f"{help} [{default}]" if option.kind != "switch" or option.default_text else help
+    help = argparse.SUPPRESS if option.hidden else help.replace("%", "%%")
+    if option.kind == "switch":
+        names = [option.flag, f"--no-{option.key}"]
+        # Both are understood always; help shows the second where the default may be on.
+        shown = names if option.default_text else names[:1]
+        group.add_argument(
+            *shown, dest=option.name, action=_Switch, nargs=0, default=None, help=help
+        )
+        if shown != names:
+            group.add_argument(
+                names[1],
+                dest=option.name,
+                action=_Switch,
+                nargs=0,
+                default=None,
+                help=argparse.SUPPRESS,
+            )
+        return
+    group.add_argument(
+        option.flag,
+        dest=option.name,
+        metavar=option.metavar,
+        default=None,
+        help=help,
+        action="append" if option.many else "store",
+    )
+
+
+class _Switch(argparse.Action):
+    """Stores the text that the environment variable would have."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        negated = option_string is not None and option_string.startswith("--no-")
+        setattr(namespace, self.dest, "false" if negated else "true")
+
+
+def _describe_unknown(word: str) -> str:
+    if not word.startswith("-"):
+        return f"unexpected {word!r}: one application is served; options begin with --"
+    name = word.partition("=")[0]
+    known = [option.flag for option in OPTIONS]
+    known += [f"--no-{option.key}" for option in OPTIONS if option.kind == "switch"]
+    known += ["--help", "--version", "--config", "--print-config"]
+    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(close)}?" if close else "rawsgi --help lists them"
+    return f"there is no option {name}; {hint}"

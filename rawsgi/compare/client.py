@@ -1,0 +1,416 @@
+"""A small raw client: does the steps of an exchange and tells what came back.
+
+The rule: it decides by events, never by a guess about speed. An answer is complete, the server
+closed, or a follow-up request on the same connection was answered: each is an event. Only one
+thing is not: silence, when a server waits for bytes that will not come. It is measured in
+answers that the same server gave meanwhile to others (`heartbeat`), then the client ends its
+sending side, which is an event for the server. Every wait is bounded in time, everything that is
+read is bounded in bytes, and whatever a server does, `replay_exchange` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from rawsgi.compare.exchanges import Exchange, Step
+from rawsgi.compare.heartbeat import Heartbeat
+from rawsgi.compare.outline import outline_requests
+from rawsgi.compare.responses import Response, ResponseReader
+
+Ending = Literal[
+    "open",  # the follow-up request on the same connection was answered
+    "closed",  # the server ended the connection
+    "waits",  # silent: it waits for more of the request
+    "stuck",  # a follow-up request was swallowed: no answer, not closed
+    "poisoned",  # the follow-up request was taken for something else than it is
+    "endless",  # sent more, or for longer, than the tester takes
+    "unreachable",  # no connection
+    "crashed",  # the server died of it
+    "blocked",  # not even others were answered meanwhile: nothing can be said
+]
+EventKind = Literal["sent", "received", "half-closed", "follow-up", "closed", "reset", "connected"]
+
+FOLLOW_UP_MARK: Final = "rawsgi-follow-up"
+FOLLOW_UP: Final = (
+    f"GET /?{FOLLOW_UP_MARK} HTTP/1.1\r\n"
+    "Host: follow-up.example\r\nConnection: close\r\n\r\n"
+).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the client waits, and how much it reads.
+
+    silence_s: the shortest silence that means "it waits".
+    heartbeats: how many other answers must lie within that silence (where there is a clock).
+    silence_limit_s: the silence after which the heartbeat is not waited for any more.
+    exchange_s: for the whole exchange. limit_bytes: of what is read on one connection.
+    """
+
+    silence_s: float = 0.4
+    heartbeats: int = 4
+    silence_limit_s: float = 3.0
+    exchange_s: float = 15.0
+    limit_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened on the wire. at_s: since the exchange began."""
+
+    at_s: float
+    kind: EventKind
+    data: bytes = b""
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What one server did in one exchange.
+
+    responses: all, interim ones too, over all connections, the follow-up's left out.
+    late: what came only after the tester ended its sending side, having waited in vain.
+    garbage: what was no response. ending: of the last connection.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+    late: list[Response] = field(default_factory=list)
+    garbage: bytes = b""
+    ending: Ending = "closed"
+
+    def received(self) -> bytes:
+        """All bytes that came, the follow-up's answer too."""
+        return b"".join(event.data for event in self.events if event.kind == "received")
+
+    def finals(self) -> list[Response]:
+        """The final responses, in order."""
+        return [response for response in self.responses if not response.interim]
+
+    def interims(self) -> list[Response]:
+        """The interim responses, in order."""
+        return [response for response in self.responses if response.interim]
+
+
+def replay_exchange(
+    exchange: Exchange,
+    address: tuple[str, int],
+    patience: Patience,
+    heartbeat: Heartbeat | None = None,
+    probed: bool = True,
+) -> Transcript:
+    """Do one exchange against the server at `address`. Any thread; never raises for the server.
+
+    probed: whether the probe application runs there, so that the follow-up's answer can be
+    recognised by its content; without it, it is the last response.
+    """
+    transcript = Transcript()
+    client = _Client(exchange, address, patience, heartbeat, probed, transcript)
+    try:
+        client.run()
+    except ConnectionError:
+        transcript.ending = "unreachable"
+    finally:
+        client.close()
+    return transcript
+
+
+class _Client:
+    """One exchange in progress, in one thread."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        address: tuple[str, int],
+        patience: Patience,
+        heartbeat: Heartbeat | None,
+        probed: bool,
+        transcript: Transcript,
+    ) -> None:
+        self.exchange = exchange
+        self.address = address
+        self.patience = patience
+        self.heartbeat = heartbeat
+        self.probed = probed
+        self.transcript = transcript
+        self.started = time.monotonic()
+        # Of the current connection:
+        self.socket: socket.socket | None = None
+        self.reader = ResponseReader()
+        self.received_bytes = 0
+        self.ended = False  # nothing more will come
+        self.unsendable = False  # the server will read no more
+        self.half_closed = False
+        self.active_s = self.started  # when the last byte went either way
+        self.active_beats = 0
+        self.finals_before = 0  # final responses of earlier connections
+
+    # --- the steps ---
+
+    def run(self) -> None:
+        steps = self.exchange.steps
+        connections = _split_connections(steps)
+        for number, part in enumerate(connections):
+            self._connect()
+            for step in part:
+                self._do(step)
+            last = number == len(connections) - 1
+            if last:
+                self._finish(part)
+            else:
+                wanted = len(outline_requests(b"".join(step.data for step in part)).requests)
+                self._receive(lambda wanted=wanted: self.reader.count_complete() >= wanted)
+                self._keep(self.reader)
+                self.close()
+
+    def _do(self, step: Step) -> None:
+        if step.kind == "send":
+            self._send(step.data)
+        elif step.kind == "half-close":
+            self._half_close()
+        elif step.awaited == "response":
+            before = self.reader.count_complete()
+            self._receive(lambda: self.reader.count_complete() > before)
+        else:
+            before = self.reader.count_complete()
+            status = int(step.awaited)
+            self._receive(
+                lambda: any(response.status == status for response in self.reader.responses)
+                or self.reader.count_complete() > before
+            )
+
+    def _finish(self, steps: tuple[Step, ...]) -> None:
+        """Wait for what is still to come, then find out what became of the connection."""
+        wanted = self._count_wanted()
+        result = self._receive(lambda: self.reader.count_complete() >= wanted)
+        answer: int | None = None
+        if result == "done":
+            result, answer = self._probe_survival(steps)
+        self._keep(self.reader, answer)
+        self.transcript.ending = result
+        if result == "waits":
+            known = len(self.reader.responses)
+            self._half_close()
+            self._receive(lambda: False)
+            self.transcript.late = self.reader.responses[known:]
+        if self.reader.garbage is not None:
+            self.transcript.garbage = self.reader.stream[self.reader.garbage :]
+
+    def _count_wanted(self) -> int:
+        """How many final responses to wait for on the last connection."""
+        expected = [len(self.exchange.expect.responses)]
+        if self.exchange.rfc_expect is not None:
+            expected.append(len(self.exchange.rfc_expect.responses))
+        return max(0, max(expected) - self.finals_before)
+
+    def _probe_survival(self, steps: tuple[Step, ...]) -> tuple[Ending, int | None]:
+        """Send one more request, and tell by its fate what became of the connection.
+
+        Returns the position of its answer too. A cut request at the end would take the follow-up
+        for its own continuation: where the exchange ends in one and the connection ought to stay,
+        silence has to do.
+        """
+        tail = outline_requests(b"".join(step.data for step in steps)).tail
+        cut = tail != "none" and self.exchange.expect.connection == "open"
+        if self.half_closed or cut or not self.reader.finals():
+            result = self._receive(lambda: False)
+            return (result if result != "done" else "waits"), None
+        announced = self.reader.finals()[-1].closes()
+        known = len(self.reader.responses)
+        self._send(FOLLOW_UP, "follow-up")
+        result = self._receive(lambda: self._find_follow_up(known) is not None)
+        position = self._find_follow_up(known)
+        if position is not None:
+            clean = not self.probed or _is_clean(self.reader.responses[position])
+            return ("open" if clean else "poisoned"), position
+        if result == "waits":
+            return ("closed" if announced else "stuck"), None
+        return (result if result != "done" else "closed"), None
+
+    def _find_follow_up(self, known: int) -> int | None:
+        """Return the position of the answer to the follow-up, once it is complete."""
+        new = range(known, len(self.reader.responses))
+        responses = self.reader.responses
+        for position in new:
+            response = responses[position]
+            if response.interim or not (response.complete or self.ended):
+                continue
+            if self.probed:
+                if FOLLOW_UP_MARK.encode("ascii") in response.content:
+                    return position
+            elif response.closes() or self.ended:
+                return position if position == len(responses) - 1 else None
+        return None
+
+    def _keep(self, reader: ResponseReader, end: int | None = None) -> None:
+        """Add the responses of this connection, up to the position `end`, to the transcript."""
+        kept = reader.responses[:end]
+        self.transcript.responses += kept
+        self.finals_before += sum(not response.interim for response in kept)
+
+    # --- the socket ---
+
+    def _connect(self) -> None:
+        try:
+            self.socket = socket.create_connection(self.address, timeout=5)
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        before, heads = self.finals_before, self.exchange.heads
+        self.reader = ResponseReader(lambda position: position + before in heads)
+        self.received_bytes = 0
+        self.ended = self.unsendable = self.half_closed = False
+        self._note("connected")
+
+    def close(self) -> None:
+        """Close the current connection, if there is one."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+    def _note(self, kind: EventKind, data: bytes = b"") -> None:
+        now = time.monotonic()
+        self.active_s = now
+        self.active_beats = self.heartbeat.count if self.heartbeat else 0
+        self.transcript.events.append(Event(now - self.started, kind, data))
+
+    def _half_close(self) -> None:
+        if self.socket is None or self.ended or self.half_closed:
+            return
+        self.half_closed = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        self._note("half-closed")
+
+    def _send(self, data: bytes, kind: EventKind = "sent") -> None:
+        """Send, reading meanwhile, so that neither side can block the other for ever."""
+        rest = memoryview(data)
+        sent = 0
+        stopped: Ending | None = None
+        while rest and not (self.ended or self.unsendable or self.half_closed or stopped):
+            assert self.socket is not None
+            try:
+                count = self.socket.send(rest[:65536])
+            except BlockingIOError:
+                stopped = self._wait(writing=True)
+            except OSError:
+                # The server closed. What it said before can still be read.
+                self.unsendable = True
+            else:
+                sent += count
+                rest = rest[count:]
+                self.active_s = time.monotonic()
+        self._note(kind, data[:sent])
+
+    def _receive(self, done: Callable[[], bool]) -> Ending | Literal["done"]:
+        """Read until `done`, the end, silence ("waits") or a limit."""
+        if done():
+            return "done"
+        if self.heartbeat is None:
+            return self._receive_until(done)
+        # Most answers come at once: the clock is started only when one does not.
+        self._wait()
+        if done():
+            return "done"
+        with self.heartbeat.needed():
+            return self._receive_until(done)
+
+    def _receive_until(self, done: Callable[[], bool]) -> Ending | Literal["done"]:
+        while True:
+            if done():
+                return "done"
+            if self.ended:
+                return "closed"
+            stopped = self._wait()
+            if stopped and not done():
+                return stopped
+
+    def _wait(self, writing: bool = False) -> Ending | None:
+        """Wait a moment for the socket and read what has come; tell when waiting must end."""
+        if self.ended:
+            return None
+        assert self.socket is not None
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN | (select.POLLOUT if writing else 0))
+        ready = poller.poll(30)
+        if ready and ready[0][1] & ~select.POLLOUT:
+            self._read()
+        if self.received_bytes > self.patience.limit_bytes:
+            return "endless"
+        if time.monotonic() - self.started > self.patience.exchange_s:
+            return "endless" if self.received_bytes else "waits"
+        return None if ready or self.ended else self._judge_silence()
+
+    def _read(self) -> None:
+        assert self.socket is not None
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._end("reset")
+            return
+        if not data:
+            self._end("closed")
+            return
+        self.received_bytes += len(data)
+        self._note("received", data)
+        self.reader.feed(data)
+
+    def _end(self, kind: EventKind) -> None:
+        self.ended = True
+        self.reader.end()
+        self._note(kind)
+
+    def _judge_silence(self) -> Ending | None:
+        silence_s = time.monotonic() - self.active_s
+        if silence_s < self.patience.silence_s:
+            return None
+        if self.heartbeat is None:
+            return "waits"
+        # One more: a beat that began before our last byte does not count.
+        if self.heartbeat.count > self.active_beats + self.patience.heartbeats:
+            return "waits"
+        return "blocked" if silence_s > self.patience.silence_limit_s else None
+
+
+def _split_connections(steps: tuple[Step, ...]) -> list[tuple[Step, ...]]:
+    parts: list[list[Step]] = [[]]
+    for step in steps:
+        if step.kind == "reconnect":
+            parts.append([])
+        else:
+            parts[-1].append(step)
+    return [tuple(part) for part in parts]
+
+
+def _is_clean(answer: Response) -> bool:
+    """Say whether the probe application saw the follow-up request as it was sent."""
+    environ = read_environ(answer)
+    return (
+        environ is not None
+        and environ.get("REQUEST_METHOD") == "GET"
+        and environ.get("PATH_INFO") == "/"
+        and environ.get("QUERY_STRING") == FOLLOW_UP_MARK
+        and environ.get("HTTP_HOST") == "follow-up.example"
+    )
+
+
+def read_environ(response: Response) -> dict[str, str] | None:
+    """Return the environ that the probe application reports, or None if this is no report."""
+    if not response.content.startswith(b"{"):
+        return None
+    try:
+        environ = json.loads(response.content)
+    except ValueError:
+        return None
+    if not isinstance(environ, dict) or "REQUEST_METHOD" not in environ:
+        return None
+    return {str(key): str(value) for key, value in environ.items()}

@@ -1,0 +1,1 @@
+"""A comparison as a person or a program reads it: table, transcripts, JSON, Markdown, page."""

@@ -1,0 +1,201 @@
+"""One exchange in full: what was sent, and what two servers sent back, byte by byte.
+
+The rule: every byte is visible and can be told from every other (`\\r`, `\\n`, `\\x00`, and a
+backslash as `\\\\`), a line ends only where the wire has an LF, and offsets count received bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from textwrap import wrap
+from typing import Final
+
+from rawsgi.compare.client import Event, Transcript
+from rawsgi.compare.comparison import Comparison, Row
+from rawsgi.compare.report.table import ENDING_NOTES, Style
+
+SHOWN_LIMIT_BYTES: Final = 8192
+_OFFSET_WIDTH: Final = 6
+_NOTES: Final = {
+    "half-closed": "-- the tester ends its sending side",
+    "follow-up": "-- the tester sends one more GET",
+    "closed": "-- the server closes",
+    "reset": "-- the server resets",
+    "connected": "-- the tester connects",
+}
+_ESCAPES: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 256))},
+    ord("\r"): "\\r",
+    ord("\n"): "\\n",
+    ord("\t"): "\\t",
+    ord("\\"): "\\\\",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a transcript. offset: of its first byte, None for a note of the tester's."""
+
+    offset: int | None
+    text: str
+
+
+def show_bytes(data: bytes) -> str:
+    """Make every byte visible."""
+    return "".join(_ESCAPES.get(code) or chr(code) for code in data)
+
+
+def split_lines(data: bytes, offset: int = 0) -> Iterator[Line]:
+    """Cut bytes into lines after each LF, from `offset` on; what is past the limit is counted."""
+    shown = data[:SHOWN_LIMIT_BYTES]
+    for piece in _cut(shown):
+        yield Line(offset, show_bytes(piece))
+        offset += len(piece)
+    if len(data) > len(shown):
+        yield Line(None, f"... {len(data) - len(shown)} more bytes")
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start) + 1 or len(data)
+        yield data[start:end]
+        start = end
+
+
+def list_lines(transcript: Transcript) -> list[Line]:
+    """List what came, in order, with notes where the tester did something meanwhile."""
+    lines: list[Line] = []
+    offset, pending = 0, b""
+    events = transcript.events
+    for number, event in enumerate(events):
+        if event.kind == "received":
+            pending += event.data
+            continue
+        note = _describe_event(event, number, events)
+        if note:
+            lines += split_lines(pending, offset)
+            offset, pending = offset + len(pending), b""
+            lines.append(Line(None, note))
+    lines += split_lines(pending, offset)
+    return lines
+
+
+def _describe_event(event: Event, number: int, events: Sequence[Event]) -> str:
+    if event.kind == "sent":
+        earlier = {previous.kind for previous in events[:number]}
+        return f"-- the tester sends {len(event.data)} bytes" if "received" in earlier else ""
+    if event.kind == "connected" and number == 0:
+        return ""
+    return _NOTES[event.kind]
+
+
+def render_transcripts(
+    comparison: Comparison, row: Row, width: int, style: Style
+) -> Iterator[str]:
+    """Yield the lines of one exchange: what was sent, then each server beside the reference."""
+    exchange = row.exchange
+    yield style.paint(exchange.id, "bold")
+    yield from wrap(exchange.title, width)
+    if exchange.rfc:
+        kind = f"{exchange.rfc}; {exchange.level}{'; security' if exchange.security else ''}"
+        yield from wrap(kind, width)
+        yield from wrap(exchange.demand, width)
+    yield ""
+    yield style.paint("Sent", "bold")
+    for step in exchange.steps:
+        if step.kind == "send":
+            for line in split_lines(step.data):
+                yield from _render_line(line, width)
+        elif step.kind == "await":
+            yield f"-- waits for {step.awaited}"
+        else:
+            yield "-- ends its sending side" if step.kind == "half-close" else "-- reconnects"
+    names = [column.name for column in comparison.columns if column.name in row.transcripts]
+    for other in names[1:] or names[:1]:
+        yield ""
+        pair = [names[0], other] if other != names[0] else [other]
+        for name in pair:
+            yield from wrap(_describe_answer(row, name), width, subsequent_indent="  ")
+        for difference in row.differences.get(other, ()):
+            yield from wrap(f"differs: {difference}", width, subsequent_indent="  ")
+        yield from _render_pair(row, pair, width, style)
+
+
+def _describe_answer(row: Row, name: str) -> str:
+    answer, verdict = row.answers[name], row.verdicts[name]
+    statuses = ", ".join(map(str, answer.statuses)) or "no response"
+    text = f"{name}: {statuses}; {ENDING_NOTES[answer.connection]}"
+    if verdict.judgement == "right":
+        text += "; as the specification demands"
+    elif verdict.faults:
+        text += "; wrong: " + "; ".join(verdict.faults)
+    if answer.faults:
+        text += "; irregular: " + "; ".join(answer.faults)
+    return text
+
+
+def _render_line(line: Line, width: int) -> Iterator[str]:
+    prefix = " " * _OFFSET_WIDTH
+    if line.offset is not None:
+        prefix = f"{line.offset:5d} "
+    for piece in _fold(line.text, width - _OFFSET_WIDTH):
+        yield (prefix + piece).rstrip()
+        prefix = " " * _OFFSET_WIDTH
+
+
+def _fold(text: str, width: int) -> list[str]:
+    return [text[i : i + width] for i in range(0, len(text), width)] or [""]
+
+
+def _render_pair(row: Row, names: Sequence[str], width: int, style: Style) -> Iterator[str]:
+    if len(names) == 1:
+        for line in list_lines(row.transcripts[names[0]]):
+            yield from _render_line(line, width)
+        return
+    left, right = (list_lines(row.transcripts[name]) for name in names)
+    side = (width - 3) // 2
+    yield style.paint(names[0].ljust(side) + "   " + names[1], "bold")
+    matcher = SequenceMatcher(
+        None, [line.text for line in left], [line.text for line in right], autojunk=False
+    )
+    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
+        for number in range(max(i2 - i1, j2 - j1)):
+            mine = left[i1 + number] if number < i2 - i1 else None
+            theirs = right[j1 + number] if number < j2 - j1 else None
+            yield from _render_sides(mine, theirs, kind == "equal", side, style)
+
+
+def _render_sides(
+    mine: Line | None, theirs: Line | None, same: bool, side: int, style: Style
+) -> Iterator[str]:
+    middle = " " if same else "<" if theirs is None else ">" if mine is None else "|"
+    room = side - _OFFSET_WIDTH
+    folded = [_fold(line.text, room) if line is not None else [] for line in (mine, theirs)]
+    for number in range(max(len(pieces) for pieces in folded)):
+        texts = [pieces[number] if number < len(pieces) else "" for pieces in folded]
+        offsets = [_show_offset(line, number) for line in (mine, theirs)]
+        left, right = texts[0].ljust(room), texts[1]
+        carets = _point_out(*texts) if middle == "|" else ""
+        if not same:
+            left, right = style.paint(left, "yellow"), style.paint(right, "yellow")
+        yield f"{offsets[0]}{left} {middle} {offsets[1]}{right}".rstrip()
+        if carets.strip():
+            space = " " * _OFFSET_WIDTH
+            yield (space + carets.ljust(room) + "   " + space + carets).rstrip()
+
+
+def _show_offset(line: Line | None, number: int) -> str:
+    if line is None or line.offset is None or number:
+        return " " * _OFFSET_WIDTH
+    return f"{line.offset:5d} "
+
+
+def _point_out(mine: str, theirs: str) -> str:
+    """Return a line of carets under the first and all further characters that differ."""
+    length = max(len(mine), len(theirs))
+    return "".join(
+        " " if mine[i : i + 1] == theirs[i : i + 1] else "^" for i in range(length)
+    )

@@ -1,0 +1,498 @@
+"""The settings: one dataclass from which all else derives.
+
+A setting is written once, as a field of `Settings` with its metadata. The flag, the environment
+variable, the TOML key, the help, `--print-config` and docs/settings.md derive from it.
+Unit and kind come from name and type: `_s` is a duration, `_bytes` a size, and neither is part of
+the name that a person types. How values are found and which wins is in `sources`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, cast, get_type_hints
+
+RELAXATIONS = ("bare-lf", "missing-host", "obs-fold", "underscores")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+
+ADDRESS = "Address"
+APPLICATION = "Application"
+LOGS = "Logs"
+TIMEOUTS = "Timeouts"
+LIMITS = "Limits"
+WIRE = "Seeing the bytes"
+OTHER = "Rarely needed"
+GROUPS = (ADDRESS, APPLICATION, LOGS, WIRE, TIMEOUTS, LIMITS, OTHER)
+
+_YEAR_S = 365 * 86400.0
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {
+    "b": 1,
+    "kb": 1000, "mb": 1000**2, "gb": 1000**3,
+    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
+}  # fmt: skip
+_SWITCH_WORDS = {"1": True, "true": True, "yes": True, "on": True}
+_SWITCH_WORDS |= {"0": False, "false": False, "no": False, "off": False}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The text is one line: where it stands, its value, what is right."""
+
+
+def _setting(
+    default: object,
+    help: str,
+    group: str,
+    *,
+    metavar: str = "",
+    minimum: float = 0,
+    maximum: float = sys.maxsize,
+    choices: Sequence[str] = (),
+    by_hand: object = None,
+    default_text: str = "",
+    ascii_only: bool = False,
+    hidden: bool = False,
+) -> Any:
+    """A field of `Settings`. `by_hand` is its default under `--by-hand`."""
+    metadata = {
+        "help": help,
+        "group": group,
+        "metavar": metavar,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": tuple(choices),
+        "by_hand": by_hand,
+        "default_text": default_text,
+        "ascii_only": ascii_only,
+        "hidden": hidden,
+    }
+    if callable(default):
+        return field(default_factory=cast(Callable[[], Any], default), metadata=metadata)
+    return field(default=cast(Any, default), metadata=metadata)
+
+
+def _timeout(default: float, help: str, **more: Any) -> Any:
+    """A duration that must be positive: zero would refuse everybody."""
+    return _setting(default, help, TIMEOUTS, minimum=0.001, maximum=_YEAR_S, **more)
+
+
+def _size(default: int, help: str, minimum: int, group: str = LIMITS, **more: Any) -> Any:
+    return _setting(default, help, group, minimum=minimum, maximum=1 << 50, **more)
+
+
+def _count(default: int, help: str, group: str = LIMITS, **more: Any) -> Any:
+    return _setting(default, help, group, **({"minimum": 1, "maximum": 1_000_000} | more))
+
+
+def _stdout_is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one server runs. Immutable, checked when it is made (`SettingsError`), any thread.
+
+    Durations are in seconds, sizes in bytes.
+    """
+
+    application: str = _setting(
+        "",
+        "what to serve: MODULE[:ATTR], or a path to a .py file",
+        APPLICATION,
+        metavar="APP",
+        default_text="none",
+    )
+    bind: tuple[str, ...] = _setting(
+        (f"{DEFAULT_HOST}:{DEFAULT_PORT}",),
+        "listen at HOST:PORT, [IPV6]:PORT, :PORT (all addresses) or unix:PATH; may be repeated",
+        ADDRESS,
+        metavar="ADDRESS",
+        default_text=f"{DEFAULT_HOST}:{DEFAULT_PORT}; 0.0.0.0:$PORT when PORT is set",
+    )
+    app_dir: str = _setting(
+        ".",
+        "look for the module in this folder first",
+        APPLICATION,
+        metavar="DIR",
+        default_text="current folder",
+    )
+    threads: int = _count(
+        16, "requests that the application may run at once", APPLICATION, maximum=4096
+    )
+    access_log: bool = _setting(
+        _stdout_is_terminal,
+        "write a line for each request to standard output",
+        LOGS,
+        default_text="on when standard output is a terminal",
+    )
+    log_level: str = _setting(
+        "info", "what goes to the error log", LOGS, metavar="LEVEL", choices=LOG_LEVELS
+    )
+    keep_alive_timeout_s: float = _timeout(
+        75.0, "close a connection that is idle between requests", by_hand=600.0
+    )
+    head_timeout_s: float = _timeout(
+        10.0, "time for a request to arrive up to its empty line", by_hand=600.0
+    )
+    content_timeout_s: float = _timeout(
+        20.0, "longest pause while the content of a request arrives", by_hand=600.0
+    )
+    content_rate_bytes: int = _size(
+        500,
+        "least bytes per second, on average, of arriving content; 0: any",
+        0,
+        TIMEOUTS,
+        by_hand=0,
+    )
+    write_timeout_s: float = _timeout(
+        30.0, "longest pause while a client reads its response", by_hand=600.0
+    )
+    write_rate_bytes: int = _size(
+        500,
+        "least bytes per second, on average, that a client reads; 0: any",
+        0,
+        TIMEOUTS,
+        by_hand=0,
+    )
+    linger_timeout_s: float = _setting(
+        2.0, "wait for a refused client to read its answer", TIMEOUTS, maximum=_YEAR_S
+    )
+    graceful_timeout_s: float = _setting(
+        30.0, "time for running requests to finish when stopping", TIMEOUTS, maximum=_YEAR_S
+    )
+    slow_request_s: float = _setting(
+        30.0,
+        "log where a request stands that runs this long; 0: never",
+        TIMEOUTS,
+        maximum=_YEAR_S,
+    )
+    request_timeout_s: float = _setting(
+        0.0,
+        "answer 504 when the application takes this long; 0: never",
+        TIMEOUTS,
+        maximum=_YEAR_S,
+        default_text="never",
+    )
+    request_line_limit_bytes: int = _size(8190, "longest request-line; past it 414", 64)
+    field_limit: int = _count(100, "most header field lines; past it 431")
+    head_limit_bytes: int = _size(65536, "longest head in all; past it 431", 256)
+    content_limit_bytes: int = _size(1 << 30, "longest request content; past it 413", 0)
+    content_memory_bytes: int = _size(
+        1 << 20, "request content kept in memory; more goes to a temporary file", 0
+    )
+    connections: int = _count(1000, "most open connections; the longest idle makes room")
+    queue: int = _count(1000, "most requests that wait for a thread; past it 503", minimum=0)
+    backlog: int = _count(
+        2048, "most connections that wait to be accepted (the system may cap it)", maximum=65535
+    )
+    stream_request: bool = _setting(
+        False, "start the application before the request content is complete", OTHER
+    )
+    lost_threads: int = _count(
+        8, "threads lost to timed-out requests before the process asks to be replaced", OTHER
+    )
+    poller: str = _setting(
+        "auto",
+        "how sockets are waited for",
+        OTHER,
+        choices=("auto", "epoll", "portable"),
+        hidden=True,
+    )
+    allow: tuple[str, ...] = _setting(
+        (),
+        "relax one rule of HTTP; may be repeated",
+        OTHER,
+        metavar="NAME",
+        choices=RELAXATIONS,
+        by_hand=("bare-lf", "missing-host"),
+        default_text="none",
+    )
+    server_name: str = _setting(
+        "rawsgi", "the Server field of each response", OTHER, metavar="TEXT", ascii_only=True
+    )
+    wire: bool = _setting(False, "show each exchange as it is on the wire, on stderr", WIRE)
+    wire_full: bool = _setting(False, "with --wire: all of the content, not only its ends", WIRE)
+    wire_errors: bool = _setting(False, "with --wire: only what was refused or failed", WIRE)
+    wire_secrets: bool = _setting(
+        False, "with --wire: show Authorization, Cookie and Set-Cookie", WIRE
+    )
+    by_hand: bool = _setting(
+        False, "for requests typed by a person: patient, lenient, and it explains errors", WIRE
+    )
+    record: str | None = _setting(
+        None,
+        "keep the bytes of each exchange in this folder",
+        WIRE,
+        metavar="DIR",
+        default_text="off",
+    )
+    record_errors: bool = _setting(False, "with --record: only 5xx answers and timeouts", WIRE)
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            if option.name not in SHORTHAND_NAMES:
+                value = getattr(self, option.name)
+                if problem := option.find_problem(value):
+                    raise SettingsError(f"{option.name}={value!r}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shorthand:
+    """Two words for the common case of `bind`. They end up in it, never in `Settings`."""
+
+    host: str = _setting(
+        "",
+        "listen at this address or host name",
+        ADDRESS,
+        metavar="HOST",
+        default_text=DEFAULT_HOST,
+    )
+    port: int = _setting(
+        DEFAULT_PORT,
+        "listen at this port; 0: any free one",
+        ADDRESS,
+        metavar="PORT",
+        maximum=65535,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as a person meets it: derived from a field, used by every way of giving it."""
+
+    name: str
+    kind: str
+    """text, switch, count, duration, size; `many` of them where a tuple is kept."""
+    many: bool
+    key: str
+    """The TOML key. With two dashes it is the flag, in capitals the environment variable."""
+    default: Callable[[], Any]
+    help: str
+    group: str
+    metavar: str
+    minimum: float
+    maximum: float
+    choices: tuple[str, ...]
+    by_hand: Any
+    default_text: str
+    ascii_only: bool
+    hidden: bool
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.key
+
+    @property
+    def variable(self) -> str:
+        return "RAWSGI_" + self.key.replace("-", "_").upper()
+
+    def show_default(self) -> str:
+        """The default in words, for help and docs."""
+        return self.default_text or format_value(self, self.default())
+
+    def parse(self, text: str) -> Any:
+        """The value that a person wrote; raises ValueError with what would be right."""
+        value: Any = text.strip()
+        if self.kind == "switch":
+            value = _SWITCH_WORDS.get(value.lower())
+            if value is None:
+                raise ValueError("must be true or false")
+        elif self.kind != "text":
+            value = _PARSERS[self.kind](value)
+        if self.many:
+            return tuple(part for part in re.split(r"[,\s]+", text) if part)
+        return value
+
+    def find_problem(self, value: object) -> str:
+        """What is wrong with a parsed value; "" if nothing."""
+        if self.many:
+            if not isinstance(value, tuple):
+                return "must be a tuple of texts"
+            return next(filter(None, map(self._find_problem_of_one, value)), "")
+        if value is None and self.default() is None:
+            return ""
+        return self._find_problem_of_one(value)
+
+    def _find_problem_of_one(self, value: object) -> str:
+        if self.kind in ("text", "switch"):
+            if not isinstance(value, bool if self.kind == "switch" else str):
+                return f"must be {_KIND_WORDS[self.kind]}"
+            if self.choices and value not in self.choices:
+                close = suggest(value, self.choices) if isinstance(value, str) else ""
+                return f"must be one of {', '.join(self.choices)}{close}"
+            if isinstance(value, str) and not value.isprintable():
+                return "must not contain control characters"
+            if self.ascii_only and isinstance(value, str) and not value.isascii():
+                return "must be ASCII"
+            return ""
+        number = (int, float) if self.kind == "duration" else int
+        if not isinstance(value, number) or isinstance(value, bool):
+            return f"must be {_KIND_WORDS[self.kind]}"
+        if not self.minimum <= value <= self.maximum:  # also false for a NaN
+            low, high = (
+                format_value(self, type(value)(bound)) for bound in (self.minimum, self.maximum)
+            )
+            return f"must be at least {low}" if value < self.minimum else f"must be at most {high}"
+        return ""
+
+
+def _build_option(source: Any, hint: object) -> Option:
+    name, kind = source.name, "text"
+    if hint is bool:
+        kind = "switch"
+    elif hint in (int, float):
+        kind = "count"
+        for ending, unit in (("_s", "duration"), ("_bytes", "size")):
+            if name.endswith(ending):
+                name, kind = name.removesuffix(ending), unit
+    default = source.default_factory
+    if default is MISSING:
+        default = lambda: source.default  # noqa: E731
+    metadata = dict(source.metadata)
+    metadata["metavar"] = metadata["metavar"] or _KIND_METAVARS[kind]
+    return Option(
+        name=source.name, kind=kind, many=hint == tuple[str, ...], key=name.replace("_", "-"),
+        default=default, **metadata,
+    )  # fmt: skip
+
+
+def _parse_amount(text: str, units: Mapping[str, float], default_unit: str, example: str) -> float:
+    match = _AMOUNT.fullmatch(text)
+    factor = units.get((match[2] or default_unit).lower()) if match else None
+    if match is None or factor is None:
+        raise ValueError(f"must be {example}")
+    return float(match[1]) * factor
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `30`, `30s`, `5m` or `250ms`; raises ValueError."""
+    return round(_parse_amount(text, _DURATION_UNITS, "s", _KIND_WORDS["duration"]), 6)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `65536`, `64KiB` (1024) or `1MB` (1000); raises ValueError."""
+    return int(_parse_amount(text, _SIZE_UNITS, "b", _KIND_WORDS["size"]))
+
+
+def parse_count(text: str) -> int:
+    """A whole number; raises ValueError. Stricter than `int`: no `1_0`, no foreign digits."""
+    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        raise ValueError(f"must be {_KIND_WORDS['count']}")
+    return int(text)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "duration": parse_duration,
+    "size": parse_size,
+    "count": parse_count,
+}
+_KIND_WORDS = {
+    "text": "a text",
+    "switch": "true or false",
+    "count": "a whole number",
+    "duration": "a duration such as 30, 30s, 5m or 250ms",
+    "size": "a size such as 65536, 64KiB or 1MB",
+}
+_KIND_METAVARS = {"text": "TEXT", "switch": "", "count": "N", "duration": "TIME", "size": "SIZE"}
+
+
+def format_value(option: Option, value: Any) -> str:
+    """A value as a person writes it: `75s`, `64KiB`, `true`."""
+    if option.many:
+        return ", ".join(value)
+    if option.kind == "switch":
+        return "true" if value else "false"
+    if option.kind == "duration":
+        if value and value % 1:
+            milliseconds = round(value * 1000, 3)
+            return f"{value:g}s" if milliseconds % 1 else f"{milliseconds:g}ms"
+        whole = int(value)
+        units = (("d", 86400), ("h", 3600), ("m", 60))
+        best = next((u for u in units if whole >= 2 * u[1] and whole % u[1] == 0), ("s", 1))
+        return f"{whole // best[1]}{best[0]}"
+    if option.kind == "size":
+        for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if value and value % factor == 0:
+                return f"{value // factor}{unit}"
+    return str(value)
+
+
+def quote(text: str) -> str:
+    """One printable line, not too long, whatever a person or a file holds."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return line if len(line) <= 200 else line[:200] + "..."
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    """` (did you mean ...?)`, or nothing when no known word is close."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _derive_options(source: type) -> tuple[Option, ...]:
+    hints = get_type_hints(source)
+    return tuple(_build_option(each, hints[each.name]) for each in fields(source))
+
+
+_SHORTHAND_OPTIONS = _derive_options(_Shorthand)
+SHORTHAND_NAMES = frozenset(option.name for option in _SHORTHAND_OPTIONS)
+OPTIONS = _SHORTHAND_OPTIONS + _derive_options(Settings)
+"""Every setting, in the order of help and docs; `host` and `port` are shorthands of `bind`."""
+
+
+_SETTINGS_PAGE = """\
+# Settings
+
+Every setting can be given in three ways. What is said nearer wins:
+
+1. a flag: `--keep-alive-timeout 30s`
+2. an environment variable: `RAWSGI_KEEP_ALIVE_TIMEOUT=30s`
+3. TOML: `keep-alive-timeout = "30s"` in the table `[tool.rawsgi]` of `pyproject.toml` in the
+   current folder, or in the file that `--config FILE` (or `RAWSGI_CONFIG`) names. In a file of
+   its own the table's name may be left out.
+
+`rawsgi --print-config` shows each value and where it came from, as TOML.
+
+Times are written `30` (seconds), `30s`, `5m`, `250ms`; sizes `65536` (bytes), `64KiB` (1024
+each), `1MB` (1000 each). A switch has a second flag that begins with `--no-`; its variable takes
+`true` or `false`. A setting that may be repeated is a list in TOML, and its variable holds names
+with commas between them.
+
+`host` and `port` are short for one `bind`. Of `bind` on one side and `host` and `port` on the
+other, the side that was said nearer counts; both from one source are a mistake. Where none of
+them is given and the variable `PORT` is set, as hosting platforms do, rawsgi listens at all
+addresses on that port.
+
+An unknown key in TOML is an error. An unknown variable is one only if it is nearly the name of a
+setting, because the environment is shared with other programs.
+
+This page is made from `rawsgi/config.py`.
+"""
+
+
+def describe_settings() -> str:
+    """docs/settings.md: how settings are given, and one table for each group."""
+    parts = [_SETTINGS_PAGE]
+    for group in GROUPS:
+        parts.append(f"\n## {group}\n\n")
+        parts.append("| flag, TOML key, variable | default | meaning |\n|---|---|---|\n")
+        for option in OPTIONS:
+            if option.group != group or option.hidden:
+                continue
+            flag = option.flag + (f" {option.metavar}" if option.metavar else "")
+            if option.name == "application":
+                flag = option.metavar
+            names = f"`{flag}`<br>`{option.key}`<br>`{option.variable}`"
+            meaning = option.help
+            if option.choices:
+                meaning += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
+            if option.by_hand is not None:
+                meaning += f" (`--by-hand`: {format_value(option, option.by_hand)})"
+            parts.append(f"| {names} | {option.show_default()} | {meaning} |\n")
+    return "".join(parts)

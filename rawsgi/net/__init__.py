@@ -1,0 +1,1 @@
+"""Sockets to bytes: listeners, connections, and the loop that drives them."""

@@ -1,0 +1,174 @@
+"""New connections: accepted in batches, within the connection limit and the descriptors.
+
+The rule of this file: when there is no room, the connection that has been doing nothing for
+longest makes room; when nobody can be asked to leave, nobody is accepted. Never a busy wait.
+Only the thread that leads the loop calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from rawsgi.logs import log
+from rawsgi.net.connection import READ, WAITING, Connection
+from rawsgi.protocol.http1 import HEAD
+
+if TYPE_CHECKING:
+    from rawsgi.net.listener import Listener
+    from rawsgi.net.loop import Loop
+
+_ACCEPTS_IN_A_ROW = 64
+_OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_S = 0.5
+
+
+class Acceptor:
+    """One listening socket in the loop."""
+
+    __slots__ = ("_listener", "_loop", "_tcp", "base", "deadline", "paused", "room", "scheduled",
+                 "socket")  # fmt: skip
+
+    def __init__(self, loop: Loop, listener: Listener, base: dict[str, Any], room: Room) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._tcp = not listener.is_unix
+        self.socket = listener.socket
+        self.base = base
+        """The environ of every request that comes this way, to be copied."""
+        self.room = room
+        self.paused = True
+        self.deadline = 0.0
+        self.scheduled: float | None = None
+        self.resume()
+
+    def on_event(self, events: int) -> bool:
+        """Clients are waiting. False: this thread has lost the loop meanwhile."""
+        loop = self._loop
+        for _ in range(_ACCEPTS_IN_A_ROW):
+            if len(loop.connections) >= self.room.limit and not self.room.make():
+                return True
+            try:
+                sock, address = self.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError as error:
+                if error.errno in _OUT_OF_DESCRIPTORS:
+                    self.room.give_up(error)
+                    return True
+                continue  # the client left before it was accepted
+            try:
+                sock.setblocking(False)
+                if self._tcp:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    remote = address[0], str(address[1])
+                else:
+                    remote = "", ""
+            except OSError:
+                sock.close()
+                continue
+            connection = Connection(loop, self, sock, remote)
+            loop.connections.add(connection)
+            if not connection.on_event(READ):
+                return False
+        return True
+
+    def pause(self) -> None:
+        """Stop watching: clients wait in the kernel's backlog."""
+        if not self.paused:
+            self.paused = True
+            fd = self.socket.fileno()
+            self._loop.poller.unregister(fd)
+            del self._loop.handlers[fd]
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            fd = self.socket.fileno()
+            self._loop.poller.register(fd, READ)
+            self._loop.handlers[fd] = self
+
+    def close(self) -> None:
+        """Stop accepting for good; the listener is closed by whoever opened it."""
+        self.pause()
+
+
+class Room:
+    """How many connections there may be, and who makes room for the next."""
+
+    __slots__ = ("_candidates", "_loop", "_warned", "acceptors", "deadline", "limit", "scheduled")
+
+    def __init__(self, loop: Loop, limit: int) -> None:
+        self._loop = loop
+        self._candidates: deque[tuple[float, Connection]] = deque()
+        self._warned = False
+        self.limit = limit
+        self.acceptors: list[Acceptor] = []
+        self.deadline = 0.0
+        self.scheduled: float | None = None
+
+    def make(self) -> bool:
+        """Close the connection that has waited longest for a head; False: there is none.
+
+        The candidates are sorted once and used up before they are sorted again, so that a flood
+        of connections costs little for each.
+        """
+        for _ in range(2):
+            while self._candidates:
+                since, connection = self._candidates.popleft()
+                if connection.since == since and is_doing_nothing(connection):
+                    self._warn("the connection limit is reached: the longest idle one made room")
+                    connection.close()
+                    return True
+            waiting = [
+                (connection.since, connection)
+                for connection in self._loop.connections
+                if is_doing_nothing(connection)
+            ]
+            waiting.sort(key=lambda entry: entry[0])
+            self._candidates.extend(waiting)
+        self._warn("the connection limit is reached, all are busy: new ones have to wait")
+        for acceptor in self.acceptors:
+            acceptor.pause()
+        self._loop.on_release = self._resume
+        return False
+
+    def give_up(self, error: OSError) -> None:
+        """Out of descriptors or memory: an idle connection leaves, and accepting rests a while."""
+        self._warn(f"no more connections can be accepted for now: {error.strerror}")
+        self.limit = max(1, min(self.limit, len(self._loop.connections)))
+        for acceptor in self.acceptors:
+            acceptor.pause()
+        self.deadline = self._loop.now + _PAUSE_S
+        self._loop.clock.schedule(self)
+
+    def expire(self, now: float) -> None:
+        """The clock: accepting has rested long enough."""
+        self.limit = self._loop.settings.connections
+        self._resume()
+
+    def _resume(self) -> None:
+        if self.scheduled is not None:
+            return  # descriptors are short: the clock decides
+        self._loop.on_release = None
+        for acceptor in self.acceptors:
+            acceptor.resume()
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("%s (said once; see --connections and the descriptor limit)", message)
+
+    def close(self) -> None:
+        for acceptor in self.acceptors:
+            acceptor.close()
+        self.acceptors.clear()
+        self._loop.on_release = None
+        self._loop.clock.forget(self)
+
+
+def is_doing_nothing(connection: Connection) -> bool:
+    """No complete head has come since the last response."""
+    return connection.state == WAITING and connection.protocol.state == HEAD

@@ -1,0 +1,505 @@
+"""One client: its socket, its protocol, its deadline, and who owns it.
+
+    state      owner                            leaves when
+    WAITING    the loop                         a request is complete; deadline; end of file
+    QUEUED     the loop                         a thread takes the request; the client leaves
+    RUNNING    the thread that runs its request the response was handed over
+    FLUSHING   the loop                         the rest of the response is written; deadline
+    LINGERING  the loop                         the peer closed; a short deadline
+    CLOSED     nobody
+
+The rule of this file: its methods are called by the thread that leads the loop, and by nobody
+else. A RUNNING connection's socket and protocol are left alone; `Exchange` has them.
+"""
+
+from __future__ import annotations
+
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rawsgi.logs import escape, log
+from rawsgi.net.buffers import Outbox, Spool
+from rawsgi.net.exchange import Exchange
+from rawsgi.protocol.http1 import COMPLETE, HEAD, HTTP1
+from rawsgi.protocol.message import ProtocolError, Request
+from rawsgi.protocol.response import CONTINUE
+
+if TYPE_CHECKING:
+    from rawsgi.net.acceptor import Acceptor
+    from rawsgi.net.loop import Loop
+
+WAITING, QUEUED, RUNNING, FLUSHING, LINGERING, CLOSED = range(6)
+
+# What the poller is asked for; the values are those of EPOLLIN and EPOLLOUT.
+READ, WRITE = 1, 4
+
+RECEIVE_BYTES = 1 << 16
+_RECEIVE_CONTENT_BYTES = 1 << 18
+# Reads of one upload before other connections have their turn.
+_READS_IN_A_ROW = 8
+
+
+class Connection:
+    """One connection. See the table above for who may touch it."""
+
+    __slots__ = (
+        "acceptor",
+        "broken",
+        "content_started",
+        "deadline",
+        "exchange",
+        "loop",
+        "mask",
+        "outbox",
+        "progress",
+        "protocol",
+        "remote",
+        "scheduled",
+        "since",
+        "socket",
+        "spool",
+        "state",
+    )
+
+    def __init__(
+        self, loop: Loop, acceptor: Acceptor, sock: socket.socket, remote: tuple[str, str]
+    ) -> None:
+        # For the life of the connection.
+        self.loop = loop
+        self.acceptor = acceptor
+        self.socket = sock
+        self.remote = remote
+        """REMOTE_ADDR and REMOTE_PORT."""
+        self.protocol = HTTP1(loop.parser, loop.encoder)
+        self.state = WAITING
+        self.mask = 0
+        """What the poller watches; 0: the descriptor is not registered."""
+        self.broken = False
+        """Nothing more can be sent. Set by whoever finds out."""
+        # For the clock.
+        self.since = loop.now
+        """When the wait for the next request began."""
+        self.deadline = loop.now + loop.settings.head_timeout_s
+        self.scheduled: float | None = None
+        # For one request.
+        self.spool: Spool | None = None
+        self.content_started = 0.0
+        self.exchange: Exchange | None = None
+        """The exchange that is queued or runs."""
+        # For one response.
+        self.outbox: Outbox | None = None
+        """What the socket did not take; with its own lock (see `buffers`)."""
+        self.progress = 0
+        """`outbox.sent_bytes` at the last look."""
+
+    # -- Events ----------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> bool:
+        """The poller reports the socket. False: this thread has lost the loop meanwhile."""
+        if self.state != WAITING:
+            return self._on_event_later(events)
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            self.arm(READ)
+            return True
+        except OSError:
+            self.close()
+            return True
+        protocol = self.protocol
+        try:
+            if not data:
+                self._end_input()
+                return True
+            if protocol.state != HEAD:
+                return self._read_content(data)
+            request = protocol.receive(data)
+            if request is not None:
+                if protocol.state == COMPLETE:
+                    return self.loop.crew.execute(Exchange(self, request, None))
+                return self._begin_content(request)
+            self._await_head()
+        except ProtocolError as error:
+            self.refuse(error)
+        return True
+
+    def _on_event_later(self, events: int) -> bool:
+        """The poller reports a connection that waits for no request."""
+        state = self.state
+        if state == FLUSHING or (state == RUNNING and self.mask & WRITE):
+            self.flush()
+        elif state == LINGERING:
+            self._discard_input()
+        elif state in (QUEUED, RUNNING):
+            self._look_at_peer()
+        return True
+
+    def read_buffered(self) -> bool:
+        """WAITING: go on in bytes that are here already. False: this thread lost the loop."""
+        if self.state != WAITING:
+            return True
+        try:
+            request = self.protocol.receive(b"")
+            if request is None:
+                self._await_head()
+            elif self.protocol.state == COMPLETE:
+                return self.loop.crew.execute(Exchange(self, request, None))
+            else:
+                return self._begin_content(request)
+        except ProtocolError as error:
+            self.refuse(error)
+        return True
+
+    # -- The request -----------------------------------------------------------------------------
+
+    def _await_head(self) -> None:
+        """Part of a head has come: the head as a whole has one deadline, which bytes do not
+        move. A client cannot hold a connection by sending a byte now and then."""
+        self.deadline = min(self.deadline, self.loop.now + self.loop.settings.head_timeout_s)
+        self.arm(READ)
+
+    def _begin_content(self, request: Request) -> bool:
+        settings = self.loop.settings
+        self.spool = Spool(settings.content_memory_bytes)
+        self.content_started = self.loop.now
+        if request.expects_continue:
+            try:
+                self.socket.send(CONTINUE)
+            except OSError:
+                self.close()
+                return True
+        return self._read_content(b"")
+
+    def _read_content(self, data: bytes) -> bool:
+        protocol = self.protocol
+        spool = self.spool
+        assert spool is not None
+        reads = 0
+        while True:
+            content = protocol.receive_content(data)
+            if content:
+                try:
+                    spool.append(content)
+                except OSError as error:
+                    log.error("content could not be written to the temporary folder: %s", error)
+                    raise ProtocolError(
+                        507, "there is no room for the content", "RFC 4918 section 11.5"
+                    ) from None
+            if protocol.state == COMPLETE:
+                self.spool = None
+                assert protocol.request is not None
+                return self.loop.crew.execute(Exchange(self, protocol.request, spool))
+            if reads == _READS_IN_A_ROW:
+                break  # more may be there: others first, the poller reports it again
+            reads += 1
+            try:
+                data = self.socket.recv(_RECEIVE_CONTENT_BYTES)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                self.close()
+                return True
+            if not data:
+                self._end_input()
+                return True
+        self._await_content(spool)
+        return True
+
+    def _await_content(self, spool: Spool) -> None:
+        """Content may pause for a while, and must come at a rate on average."""
+        settings = self.loop.settings
+        deadline = self.loop.now + settings.content_timeout_s
+        if settings.content_rate_bytes:
+            grace = self.content_started + settings.content_timeout_s
+            deadline = min(deadline, grace + spool.length / settings.content_rate_bytes)
+        self.deadline = deadline
+        self.arm(READ)
+
+    def _end_input(self) -> None:
+        """WAITING: the peer sends nothing more."""
+        self.protocol.receive_eof()  # raises where a message was cut off
+        self.close()
+
+    def refuse(self, error: ProtocolError) -> None:
+        """WAITING: answer a broken request, then close so that the answer arrives."""
+        loop = self.loop
+        data = self.protocol.refuse(error)
+        loop.log_refusal(self, error, len(data))
+        self._discard_spool()
+        try:
+            self.socket.send(data)
+        except OSError:
+            self.close()
+            return
+        self.linger()
+
+    # -- The response ----------------------------------------------------------------------------
+
+    def finish(self, exchange: Exchange) -> None:
+        """RUNNING: the thread has handed the exchange back, or this thread ran it."""
+        protocol = self.protocol
+        loop = self.loop
+        request = exchange.request
+        if exchange.content_bytes:
+            exchange.content.close()
+        self.exchange = None
+        if loop.access_log is not None:
+            loop.access_log.write(
+                self.remote[0], request.method, request.target, request.version,
+                protocol.code, exchange.sent_bytes, monotonic() - exchange.started,
+                request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
+            )  # fmt: skip
+        if protocol.remarks:
+            self._log_remarks(exchange)
+        outbox = self.outbox
+        if outbox is None:
+            if self.broken:
+                self.close()
+            elif protocol.finish():
+                self.state = WAITING
+                self.since = loop.now
+                self.deadline = loop.now + loop.settings.keep_alive_timeout_s
+                if protocol.buffer:
+                    loop.resumed.append(self)
+                elif self.mask != READ or self.scheduled is None:
+                    self.arm(READ)
+            else:
+                self._end_connection()
+        else:
+            self.state = FLUSHING
+            self.progress = -1
+            self.flush()
+
+    def watch_outbox(self) -> None:
+        """RUNNING: the thread has put into the outbox what the socket did not take."""
+        if self.state == RUNNING and self.outbox is not None:
+            self.progress = -1
+            self.flush()
+
+    def flush(self) -> None:
+        """FLUSHING, or RUNNING with a watched outbox: send what the socket takes."""
+        outbox = self.outbox
+        assert outbox is not None
+        with outbox.lock:
+            try:
+                empty = outbox.flush(self.socket)
+            except OSError:
+                self.broken = True
+                outbox.discard()
+                empty = True
+            outbox.watched = not empty
+            progress = outbox.sent_bytes
+        if self.broken and self.state == FLUSHING:
+            self.close()
+        elif not empty:
+            self._await_peer(progress)
+        elif self.state == FLUSHING:
+            self.outbox = None
+            if self.protocol.finish():
+                self._wait_for_request()
+            else:
+                self._end_connection()
+        else:
+            self.arm(0)
+
+    def _wait_for_request(self) -> None:
+        loop = self.loop
+        self.state = WAITING
+        self.since = loop.now
+        self.deadline = loop.now + loop.settings.keep_alive_timeout_s
+        if self.protocol.buffer:
+            loop.resumed.append(self)
+        else:
+            self.arm(READ)
+
+    def _await_peer(self, progress: int) -> None:
+        """The client takes the response too slowly: idle time and average rate are bounded."""
+        loop = self.loop
+        settings = loop.settings
+        if self.progress < 0:
+            self.content_started = loop.now
+            self.deadline = loop.now + settings.write_timeout_s
+        elif progress != self.progress:
+            deadline = loop.now + settings.write_timeout_s
+            if settings.write_rate_bytes:
+                grace = self.content_started + settings.write_timeout_s
+                deadline = min(deadline, grace + progress / settings.write_rate_bytes)
+            self.deadline = deadline
+        self.progress = progress
+        self.arm(WRITE)
+
+    def _end_connection(self) -> None:
+        """The response was the last one. Unread input would turn the close into a reset, which
+        can destroy the response on its way; a client that said close sends nothing more."""
+        request = self.protocol.request
+        if request is not None and not request.keep_alive and not self.protocol.buffer:
+            self.close()
+        else:
+            self.linger()
+
+    def linger(self) -> None:
+        """Half-close, then read what the peer still sends until it closes, briefly
+        (RFC 9112 section 9.6)."""
+        self.state = LINGERING
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.deadline = self.loop.now + self.loop.settings.linger_timeout_s
+        self.arm(READ)
+
+    def _discard_input(self) -> None:
+        try:
+            while True:
+                data = self.socket.recv(RECEIVE_BYTES)
+                if not data:
+                    break
+                return  # one read a turn: a flood does not hold the loop
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self.close()
+
+    # -- The clock and the end -------------------------------------------------------------------
+
+    def arm(self, mask: int) -> None:
+        """Have the poller report the socket for `mask`, and the clock watch the deadline."""
+        if mask != self.mask:
+            poller = self.loop.poller
+            fd = self.socket.fileno()
+            if not self.mask:
+                poller.register(fd, mask)
+                self.loop.handlers[fd] = self
+            elif not mask:
+                poller.unregister(fd)
+                del self.loop.handlers[fd]
+            else:
+                poller.modify(fd, mask)
+            self.mask = mask
+        if mask and (self.scheduled is None or self.scheduled > self.deadline):
+            self.loop.clock.schedule(self)
+
+    def _look_at_peer(self) -> None:
+        """QUEUED, RUNNING: either the peer has left, or it sends the next request early.
+
+        Level-triggered, the poller would report this again and again: it stops watching.
+        """
+        self.arm(0)
+        if self.state == QUEUED:
+            try:
+                gone = not self.socket.recv(1, socket.MSG_PEEK)
+            except (BlockingIOError, InterruptedError):
+                gone = False
+            except OSError:
+                gone = True
+            if gone and self.exchange is not None:
+                self._leave_queue(self.exchange)
+
+    def _leave_queue(self, exchange: Exchange) -> None:
+        """QUEUED: the client has gone; its request is not started."""
+        if not self.loop.crew.drop_queued(exchange):
+            return
+        exchange.content.close()
+        self.exchange = None
+        self.loop.log_unanswered(self, exchange, 499)
+        self.close()
+
+    def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
+        """A complete request that no thread will run: answer it here."""
+        self.state = WAITING
+        self.exchange = None
+        exchange.content.close()
+        self.refuse(ProtocolError(status, reason, "RFC 9110 section 15.6.4"))
+
+    def answer_timeout(self, exchange: Exchange) -> None:
+        """RUNNING, and the right to answer was won from the thread: it sends nothing now."""
+        self.state = WAITING
+        self.exchange = None
+        self.refuse(
+            ProtocolError(
+                504, "the application took too long to answer", "RFC 9110 section 15.6.5"
+            )
+        )
+
+    def cut(self) -> None:
+        """RUNNING, the thread has begun to answer and takes too long: the client notices the end.
+
+        The descriptor stays open until the thread has handed the exchange back, so that no other
+        connection can get its number meanwhile.
+        """
+        self.broken = True
+        self.arm(0)
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        outbox = self.outbox
+        if outbox is not None:
+            with outbox.lock:
+                outbox.discard()
+
+    def expire(self, now: float) -> None:
+        """The clock: the deadline has passed."""
+        state = self.state
+        if state == WAITING:
+            protocol = self.protocol
+            if protocol.state == HEAD and not protocol.begun:
+                self.close()  # idle: closing is no news to the client
+            else:
+                part = "head" if protocol.state == HEAD else "content"
+                self.refuse(
+                    ProtocolError(
+                        408,
+                        f"the {part} of the request did not arrive in time",
+                        "RFC 9110 section 15.5.9",
+                    )
+                )
+        elif state == FLUSHING:
+            log.info("%s reads its response too slowly: closed", self.remote[0] or "a client")
+            self.close()
+        elif state == RUNNING:
+            if self.mask & WRITE:
+                log.info("%s reads its response too slowly: cut", self.remote[0] or "a client")
+                self.cut()
+        elif state == LINGERING:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket and forget everything. Not while RUNNING."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        self.broken = True
+        self.arm(0)
+        self.loop.clock.forget(self)
+        self._discard_spool()
+        outbox = self.outbox
+        if outbox is not None:
+            with outbox.lock:
+                outbox.discard()
+        try:
+            self.socket.close()
+        except OSError:
+            pass
+        self.loop.release(self)
+
+    def shutdown(self) -> None:
+        """The worker is stopping: end as soon as the request under way is answered."""
+        self.protocol.shutdown()
+        if self.state == WAITING and self.protocol.state == HEAD and not self.protocol.begun:
+            if not self.protocol.buffer:
+                self.close()
+
+    def _discard_spool(self) -> None:
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+
+    def _log_remarks(self, exchange: Exchange) -> None:
+        request = exchange.request
+        for remark in self.protocol.remarks:
+            log.warning("%s %s: %s", request.method, escape(request.target), remark)
+        self.protocol.remarks.clear()

@@ -1,0 +1,284 @@
+"""One request and its response, as the gateway sees it: the seam between net/ and wsgi/.
+
+The rule of this file: the thread that runs the request owns the exchange and, through it, the
+connection's socket and protocol, from `run` until it hands the exchange back. What the socket
+does not take at once goes to the outbox, from where the loop sends it.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
+from rawsgi.protocol.message import ClientDisconnected, Request
+from rawsgi.protocol.response import Fields
+
+if TYPE_CHECKING:
+    from rawsgi.net.connection import Connection
+
+# Blocks gathered while the application computes the next one leave at this size at the latest.
+_GATHER_BYTES = 1 << 16
+
+
+class Exchange:
+    """One exchange of one connection. A new one for each request, so that a late response can
+    never meet the next request."""
+
+    __slots__ = (
+        "_head",
+        "base",
+        "called",
+        "claim",
+        "connection",
+        "content",
+        "content_bytes",
+        "deadline",
+        "gathers",
+        "head_sent",
+        "member",
+        "remote",
+        "request",
+        "scheduled",
+        "sent_bytes",
+        "slow_logged",
+        "started",
+    )
+
+    def __init__(self, connection: Connection, request: Request, spool: Spool | None) -> None:
+        # Fixed for the life of the exchange.
+        self.connection = connection
+        self.request = request
+        self.base = connection.acceptor.base
+        self.remote = connection.remote
+        self.content: Any
+        self.content_bytes: int | None
+        if spool is None:
+            self.content = io.BytesIO()
+            self.content_bytes = 0
+        else:
+            self.content = spool.rewind()
+            self.content_bytes = spool.length
+        self.started = monotonic()
+        """When the request was complete."""
+        self.called = self.started
+        """When the application was called; while queued, `started`."""
+        # The running thread's.
+        self._head = b""
+        self.head_sent = False
+        """Bytes of the response may be on the wire."""
+        self.sent_bytes = 0
+        """Bytes of the response's content, for the access log."""
+        self.gathers = False
+        """Somebody will flush what is gathered if the application takes its time. Set by the
+        crew before the run, cleared by whoever takes the loop over."""
+        # The loop's.
+        self.member: Any = None
+        """Who runs it; None while it is queued."""
+        self.slow_logged = False
+        self.claim: list[None] | None = None
+        """Under a request timeout: whoever pops the one entry answers, thread or loop."""
+        self.deadline = 0.0
+        self.scheduled: float | None = None
+
+    # -- For the gateway: the thread that runs the request --------------------------------------
+
+    def client_disconnected(self) -> bool:
+        """The client closed the connection, or at least its sending side.
+
+        For applications that run long: `environ["rawsgi.client_disconnected"]()`. A client that
+        only half-closes to say that its request is complete looks the same.
+        """
+        connection = self.connection
+        if connection.broken:
+            return True
+        try:
+            return not connection.socket.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
+        """Send a whole response. Raises `ResponseError`, `ClientDisconnected`."""
+        if self.claim is not None:
+            self._claim_answer()
+        connection = self.connection
+        data = connection.protocol.send_head(status, fields, None, content)
+        self.head_sent = True
+        self.sent_bytes = len(content)
+        if connection.outbox is not None:  # the last response's rest is still on its way
+            self._put(data)
+            return
+        try:
+            sent = connection.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            connection.broken = True
+            return
+        if sent != len(data):
+            connection.outbox = outbox = Outbox()
+            outbox.put(memoryview(data)[sent:])
+
+    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
+        """Begin a response; the head leaves with its first data. Raises `ResponseError`."""
+        if self.claim is not None:
+            self._claim_answer()
+        self._head = self.connection.protocol.send_head(status, fields, length)
+
+    def send_data(self, block: bytes) -> None:
+        """Send a block, or see to it that it is sent while the application goes on.
+
+        Waits when the client is too far behind. Raises `ClientDisconnected`.
+        """
+        data = self.connection.protocol.send_data(block)
+        if not self.head_sent:
+            self.head_sent = True
+            data = self._head + data
+        self.sent_bytes += len(block)
+        if data:
+            self._send(data)
+
+    def send_end(self) -> None:
+        """End the response. Raises `ClientDisconnected`."""
+        connection = self.connection
+        data = connection.protocol.send_end()
+        if not self.head_sent:
+            self.head_sent = True
+            data = self._head + data
+        outbox = connection.outbox
+        if outbox is not None:
+            with outbox.lock:
+                if data:
+                    outbox.put(data)
+                if outbox.gathering:
+                    outbox.gathering = False
+                    self._flush(outbox)
+        elif data:
+            self._send(data)
+
+    def send_file(
+        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
+    ) -> None:
+        """Send a whole response from an open file; `close` is called after the last byte.
+
+        Raises `ResponseError` (and has not closed), `ClientDisconnected`.
+        """
+        if self.claim is not None:
+            self._claim_answer()
+        connection = self.connection
+        offset, count = span
+        head = connection.protocol.send_head(status, fields, count)
+        count = connection.protocol.claim_data(count)
+        connection.protocol.send_end()
+        self.head_sent = True
+        self.sent_bytes = count
+        outbox = connection.outbox
+        if outbox is None:
+            outbox = connection.outbox = Outbox()
+        with outbox.lock:
+            outbox.put(head)
+            if count:
+                outbox.put_file(FilePart(file, offset, count, close))
+            self._flush(outbox)
+        if not count:
+            close()
+
+    def abort(self, reason: str) -> None:
+        """The response cannot be ended: closing the connection is how the client notices."""
+        self.connection.protocol.abandon(reason)
+        outbox = self.connection.outbox
+        if outbox is not None:
+            with outbox.lock:
+                outbox.gathering = False
+                self._flush(outbox)
+
+    @property
+    def wants_content(self) -> bool:
+        return self.connection.protocol.wants_content
+
+    # -- Sending -------------------------------------------------------------------------------
+
+    def _claim_answer(self) -> None:
+        try:
+            assert self.claim is not None
+            self.claim.pop()
+        except IndexError:
+            raise ClientDisconnected from None  # the loop has answered with a 504
+        self.claim = None
+
+    def _send(self, data: bytes) -> None:
+        connection = self.connection
+        if connection.outbox is None:
+            if self.gathers:
+                connection.outbox = Outbox()
+                connection.outbox.gathering = True
+            else:
+                try:
+                    sent = connection.socket.send(data)
+                except (BlockingIOError, InterruptedError):
+                    sent = 0
+                except OSError:
+                    connection.broken = True
+                    raise ClientDisconnected from None
+                if sent == len(data):
+                    return
+                connection.outbox = Outbox()
+                data = data[sent:]
+        self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        """Append to the outbox and have the loop flush it; wait if it is too full."""
+        connection = self.connection
+        outbox = connection.outbox
+        assert outbox is not None
+        with outbox.lock:
+            if connection.broken:
+                raise ClientDisconnected
+            empty = not outbox or outbox.gathering
+            outbox.put(data)
+            if outbox.gathering and self.gathers and outbox.bytes_waiting < _GATHER_BYTES:
+                return
+            if empty:
+                outbox.gathering = self.gathers
+                self._flush(outbox)
+            if outbox and not outbox.watched:
+                outbox.watched = True
+                connection.loop.post(type(connection).watch_outbox, connection)
+            if outbox.bytes_waiting > HIGH_WATERMARK_BYTES:
+                outbox.wait_for_room(lambda: connection.broken)
+            if connection.broken:
+                raise ClientDisconnected
+
+    def _flush(self, outbox: Outbox) -> None:
+        """With the outbox's lock. A broken connection is noticed by the next who sends."""
+        try:
+            outbox.flush(self.connection.socket)
+        except OSError:
+            self.connection.broken = True
+            outbox.discard()
+
+    # -- For the loop ----------------------------------------------------------------------------
+
+    def stop_gathering(self) -> None:
+        """The thread that runs the request leads no more: what it gathered leaves now.
+
+        The leader, twice: when it takes the loop over, and a moment later, in case that the
+        thread had just begun to gather; by then it sees `gathers`.
+        """
+        self.gathers = False
+        outbox = self.connection.outbox
+        if outbox is not None and outbox.gathering:
+            with outbox.lock:
+                outbox.gathering = False
+                self._flush(outbox)
+                if outbox and not outbox.watched:
+                    outbox.watched = True
+                    self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
+
+    def expire(self, now: float) -> None:
+        """The clock: the request has been running for long."""
+        self.connection.loop.crew.judge(self, now)

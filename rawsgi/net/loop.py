@@ -1,0 +1,275 @@
+"""The loop: waits for sockets, deadlines and other threads, and sees to each in turn.
+
+The rule of this file: everything here belongs to the thread that leads (see `crew`), except
+`post`, which any thread may call. Wherever a thread may lose the lead (it ran a request), the
+loop's state is complete in the object, so that another thread goes on from there.
+"""
+
+from __future__ import annotations
+
+import select
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from math import inf
+from time import monotonic, time
+from typing import Any, Protocol
+
+from rawsgi.config import Settings
+from rawsgi.logs import AccessLog, log
+from rawsgi.net.clock import Clock
+from rawsgi.net.connection import READ, WRITE, Connection
+from rawsgi.net.crew import Crew
+from rawsgi.net.exchange import Exchange
+from rawsgi.protocol.head import HeadParser
+from rawsgi.protocol.message import ProtocolError
+from rawsgi.protocol.response import HeadEncoder
+
+# While requests run in other threads, Date and their ages are looked at this often.
+_TICK_S = 1.0
+
+
+class Handler(Protocol):
+    """Whoever has a descriptor that is watched."""
+
+    def on_event(self, events: int) -> bool:
+        """False: this thread has lost the loop meanwhile and must not touch it."""
+
+
+class Poller(Protocol):
+    """The few calls of `select.epoll` that the loop makes. Level-triggered."""
+
+    def register(self, fd: int, mask: int) -> None: ...
+    def modify(self, fd: int, mask: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]: ...
+    def close(self) -> None: ...
+
+
+class PortablePoller:
+    """The same calls over `selectors`, where there is no epoll."""
+
+    __slots__ = ("_selector",)
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    @staticmethod
+    def _translate(mask: int) -> int:
+        return (selectors.EVENT_READ if mask & READ else 0) | (
+            selectors.EVENT_WRITE if mask & WRITE else 0
+        )
+
+    def register(self, fd: int, mask: int) -> None:
+        self._selector.register(fd, self._translate(mask))
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._selector.modify(fd, self._translate(mask))
+
+    def unregister(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        ready = self._selector.select(None if timeout_s < 0 else timeout_s)
+        return [
+            (
+                key.fd,
+                (READ if events & selectors.EVENT_READ else 0)
+                | (WRITE if events & selectors.EVENT_WRITE else 0),
+            )
+            for key, events in ready
+        ]
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def make_poller(kind: str) -> Poller:
+    """Return the poller of that kind: "auto", "epoll" or "portable"."""
+    if kind != "portable" and hasattr(select, "epoll"):
+        return select.epoll()
+    return PortablePoller()
+
+
+class Waker:
+    """A pair of sockets: a byte in one end is an event at the other.
+
+    Signals arrive here too, as their numbers (`signal.set_wakeup_fd`): a main thread that is
+    stuck in an application cannot hide them.
+    """
+
+    __slots__ = ("_loop", "_receiver", "sender")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._receiver, self.sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self.sender.setblocking(False)
+        loop.poller.register(self._receiver.fileno(), READ)
+        loop.handlers[self._receiver.fileno()] = self
+
+    def wake(self) -> None:
+        """Any thread."""
+        try:
+            self.sender.send(b"\0")
+        except OSError:
+            pass  # full: it is awake; closed: it has ended
+
+    def on_event(self, events: int) -> bool:
+        try:
+            data = self._receiver.recv(4096)
+        except (BlockingIOError, InterruptedError):
+            return True
+        for number in data:
+            if number:
+                self._loop.on_signal(number)
+        return True
+
+    def close(self) -> None:
+        self._receiver.close()
+        self.sender.close()
+
+
+class Loop:
+    """The sockets of one worker process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        parser: HeadParser,
+        encoder: HeadEncoder,
+        access_log: AccessLog | None,
+        on_signal: Callable[[int], None],
+    ) -> None:
+        self.settings = settings
+        self.parser = parser
+        self.encoder = encoder
+        self.access_log = access_log
+        self.on_signal = on_signal
+        self.crew: Crew
+        self.on_empty: Callable[[], None] = lambda: None
+        """Called when the last connection has gone."""
+        self.on_release: Callable[[], None] | None = None
+        """Called when a connection has gone, while somebody waits for room."""
+        self.poller = make_poller(settings.poller)
+        self.handlers: dict[int, Handler] = {}
+        self.connections: set[Connection] = set()
+        self.clock = Clock()
+        self.now = monotonic()
+        """The instant of the last look at the clock."""
+        self.finished = False
+        """Set once: whoever leads returns."""
+        self.resumed: deque[Connection] = deque()
+        """Connections that have a next request in their buffer."""
+        self._ready: list[tuple[int, int]] = []
+        self._posts: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._next_second = 0.0
+        self._waker = Waker(self)
+        self.wakeup_socket = self._waker.sender
+        self._tell_date()
+
+    def lead(self) -> bool:
+        """Serve until this thread loses the loop (True) or the loop is done with it (False).
+
+        Only a thread that holds the crew's token.
+        """
+        handlers = self.handlers
+        crew = self.crew
+        clock = self.clock
+        while not self.finished:
+            ready = self._ready
+            while ready:
+                fd, events = ready.pop()
+                handler = handlers.get(fd)
+                if handler is not None and not handler.on_event(events):
+                    return True
+            if self.resumed and not self._resume():
+                return True
+            if self._posts:
+                self._run_posts()
+                if crew.successor is not None:
+                    crew.abdicate()
+                    return False
+            if self.access_log is not None:
+                self.access_log.flush()
+            timeout_s = -1.0
+            if clock.soonest != inf:
+                timeout_s = max(clock.soonest - self.now, 0.0)
+            if self.resumed or self.finished:
+                timeout_s = 0.0
+            elif crew.running and not 0 <= timeout_s <= _TICK_S:
+                timeout_s = _TICK_S
+            ready = self._ready = self.poller.poll(timeout_s)
+            now = self.now = monotonic()
+            if now >= self._next_second:
+                self._tell_date()
+            if now >= clock.soonest:
+                clock.expire_due(now)
+        return False
+
+    def post(self, function: Callable[[Any], object], argument: Any) -> None:
+        """Any thread: have the leader call `function(argument)` soon."""
+        self._posts.append((function, argument))
+        self._waker.wake()
+
+    def _run_posts(self) -> None:
+        posts = self._posts
+        while posts:
+            function, argument = posts.popleft()
+            function(argument)
+
+    def _resume(self) -> bool:
+        """One request of each connection that has more; False: this thread lost the loop."""
+        for _ in range(len(self.resumed)):
+            if not self.resumed.popleft().read_buffered():
+                return False
+        return True
+
+    def _tell_date(self) -> None:
+        seconds = time()
+        self._next_second = self.now + 1.0 - seconds % 1.0
+        self.encoder.date_line = f"Date: {formatdate(seconds, usegmt=True)}\r\n".encode()
+
+    def release(self, connection: Connection) -> None:
+        """A connection has closed."""
+        self.connections.discard(connection)
+        if self.on_release is not None:
+            self.on_release()
+        if not self.connections:
+            self.on_empty()
+
+    def log_refusal(self, connection: Connection, error: ProtocolError, sent_bytes: int) -> None:
+        """A request was refused: a line in the access log, the reason in the error log."""
+        log.info("%s refused: %s", connection.remote[0] or "a client", error)
+        if self.access_log is not None:
+            request = connection.protocol.request
+            self.access_log.write(
+                connection.remote[0],
+                request.method if request else "-",
+                request.target if request else "-",
+                request.version if request else "-",
+                error.status,
+                sent_bytes,
+                monotonic() - connection.since,
+                "",
+                "",
+            )
+
+    def log_unanswered(self, connection: Connection, exchange: Exchange, status: int) -> None:
+        """A line for a request that got no response (499: the client left first)."""
+        if self.access_log is not None:
+            request = exchange.request
+            self.access_log.write(
+                connection.remote[0], request.method, request.target, request.version,
+                status, 0, monotonic() - exchange.started,
+                request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """After the last leader returned: close everything."""
+        for connection in list(self.connections):
+            connection.close()
+        self._waker.close()
+        self.poller.close()

@@ -1,0 +1,363 @@
+"""One HTTP/1.1 connection as seen by the server: its states, its messages, its reuse.
+
+The rule of this file: all state of the conversation lives in `HTTP1`, and each method is legal
+in the states that its docstring names. Bytes in, bytes out; whoever owns the connection at that
+moment calls, one thread at a time.
+
+    HEAD --receive--> CONTENT --receive_content--> COMPLETE --finish--> HEAD
+      |                  ^                             ^          |
+      +------------------+--- no content --------------+          +--> CLOSED: not reusable
+    any --ProtocolError, receive_eof--> CLOSED, after `refuse`
+
+A second protocol is a second class with these methods.
+"""
+
+from __future__ import annotations
+
+from rawsgi.protocol.framing import LAST_CHUNK, ChunkedDecoder, LengthDecoder, encode_chunk
+from rawsgi.protocol.head import HeadParser, HeadReader
+from rawsgi.protocol.message import CHUNKED, ProtocolError, Request
+from rawsgi.protocol.response import Fields, HeadEncoder, reason_phrase
+
+# States.
+HEAD, CONTENT, COMPLETE, CLOSED = range(4)
+
+# How the end of a response's content is told (RFC 9112 section 6.3).
+NO_CONTENT, BY_LENGTH, BY_CHUNKS, BY_CLOSE = range(4)
+
+
+class HTTP1:
+    """The server's end of one connection."""
+
+    __slots__ = (
+        "_decoder",
+        "_encoder",
+        "_framing",
+        "_parser",
+        "_reader",
+        "_remaining",
+        "_reuse",
+        "buffer",
+        "code",
+        "reason_to_close",
+        "remarks",
+        "request",
+        "shutting_down",
+        "state",
+    )
+
+    def __init__(self, parser: HeadParser, encoder: HeadEncoder) -> None:
+        # For the life of the connection.
+        self._parser = parser
+        self._encoder = encoder
+        self.buffer: bytearray | None = None
+        """Received, not yet understood. After a request: bytes of the next one are here already,
+        which the socket will not announce."""
+        self.state = HEAD
+        self.shutting_down = False
+        """Set by `shutdown`: the response under way is the connection's last."""
+        # For one request.
+        self._reader: HeadReader | None = None
+        self._decoder: LengthDecoder | ChunkedDecoder | None = None
+        self.request: Request | None = None
+        # For one response.
+        self._framing = NO_CONTENT
+        self._remaining = 0
+        self._reuse = False
+        self.code = 0
+        """Status code of the response."""
+        self.remarks: list[str] = []
+        """What was wrong with the response and repaired on the way, for the error log."""
+        self.reason_to_close = ""
+        """Why the connection ends with this response, for people; "" if it does not."""
+
+    # -- Receiving ---------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> Request | None:
+        """HEAD: take bytes; return a request as soon as its head is there.
+
+        The state then is CONTENT or COMPLETE. With b"" it goes on in bytes that came earlier.
+        Raises `ProtocolError`.
+        """
+        buffer = self.buffer
+        if buffer:
+            buffer += data
+            end = buffer.find(b"\r\n\r\n") if self._reader is None else -1
+            data = bytes(buffer[: end + 4]) if end >= 0 else b""
+        else:
+            end = data.find(b"\r\n\r\n")
+        parser = self._parser
+        if 0 <= end <= parser.limits.head_bytes - 4:
+            # The short way: the head lies there whole. What it does not accept is read below.
+            start_end = data.find(b"\r\n")
+            raw = data[:start_end]
+            start = parser.start_lines.get(raw) or parser.accept_start_line(raw)
+            if start is not None:
+                method, target, path, query, version, minor, authority = start
+                raw = data[start_end + 2 : end]
+                section = parser.sections[minor].get(raw) or parser.accept_section(raw, minor)
+                if section is not None:
+                    fields, content_length, keep_alive, expects_continue = section
+                    if authority is not None:
+                        fields = {**fields, "HTTP_HOST": authority}
+                    request = Request(
+                        method, target, path, query, version, minor,
+                        fields, content_length, keep_alive, expects_continue,
+                    )  # fmt: skip
+                    if buffer:
+                        del buffer[: end + 4]
+                    elif len(data) > end + 4:
+                        self.buffer = bytearray(data[end + 4 :])
+                    if content_length:
+                        self._expect_content(request)
+                    else:
+                        self.request = request
+                        self.state = COMPLETE
+                    return request
+        if not buffer:
+            if not data:
+                return None
+            buffer = self.buffer = bytearray(data)
+        if self._reader is None:
+            self._reader = HeadReader(parser)
+        read = self._reader.read(buffer)
+        if read is not None:
+            self._reader = None
+            self._expect_content(read)
+        return read
+
+    def _expect_content(self, request: Request) -> None:
+        self.request = request
+        length = request.content_length
+        if not length:
+            self.state = COMPLETE
+            return
+        self.state = CONTENT
+        if length == CHUNKED:
+            bare_lf = "bare-lf" in self._parser.allow
+            self._decoder = ChunkedDecoder(self._parser.limits, bare_lf)
+        else:
+            self._decoder = LengthDecoder(length)
+
+    def receive_content(self, data: bytes) -> bytes:
+        """CONTENT: take bytes; return the content in them, decoded.
+
+        The state is COMPLETE after the last of it. Raises `ProtocolError`.
+        """
+        decoder = self._decoder
+        assert decoder is not None
+        if self.buffer is None:
+            self.buffer = bytearray()
+        if not self.buffer and type(decoder) is LengthDecoder and len(data) < decoder.remaining:
+            decoder.remaining -= len(data)  # the bulk of an upload: no copy
+            return data
+        self.buffer += data
+        content = decoder.decode(self.buffer)
+        if decoder.finished:
+            self._decoder = None
+            self.state = COMPLETE
+        return content
+
+    def receive_eof(self) -> None:
+        """HEAD, CONTENT: the peer will send nothing more.
+
+        Raises `ProtocolError` (400) if that cuts a message off; the state is CLOSED.
+        """
+        state, self.state = self.state, CLOSED
+        if state == CONTENT or self.buffer:
+            part = "content" if state == CONTENT else "head"
+            raise ProtocolError(
+                400,
+                f"the connection ended within the {part} of a request",
+                "RFC 9112 section 8",
+                "Send the whole request before closing.",
+            )
+
+    @property
+    def begun(self) -> bool:
+        """HEAD: part of a head has come."""
+        return self._reader is not None
+
+    # -- Responding --------------------------------------------------------------------------
+
+    def send_head(
+        self, status: str, fields: Fields, length: int | None = None, content: bytes | None = None
+    ) -> bytes:
+        """COMPLETE, or CONTENT while the content is streamed: return the response's head.
+
+        `length` is the content's length in bytes, if it is known without the application's
+        word. Decides how the end of the content is told. With `content`, which is the whole of
+        it, the head is followed by it and the response is ended. Raises `ResponseError`, and
+        then nothing has changed.
+        """
+        request = self.request
+        assert request is not None
+        head = self._encoder.encode(status, fields)
+        code, lines, declared, application_closes, dropped = head
+        self.code = code
+        if dropped:
+            self._remark(f"{', '.join(dropped)} left out: it is the server's to say")
+        if content is not None and (content or request.method != "HEAD"):
+            length = len(content)
+        # RFC 9112 section 6.3, steps 1 and 8; RFC 9110 sections 8.6, 9.3.2, 15.3.5, 15.3.6, 15.4.5
+        framing = BY_LENGTH
+        if code == 204:
+            framing = NO_CONTENT
+        elif code == 205:
+            framing = NO_CONTENT
+            lines.append(b"Content-Length: 0\r\n")
+        elif declared is not None:
+            lines.append(b"Content-Length: %d\r\n" % declared)
+            self._remaining = declared
+        elif code == 304:
+            framing = NO_CONTENT
+        elif length is not None:
+            lines.append(b"Content-Length: %d\r\n" % length)
+            self._remaining = length
+        elif request.method == "HEAD":
+            framing = NO_CONTENT  # what GET would say is not known
+        elif request.minor:
+            framing = BY_CHUNKS
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        else:
+            framing = BY_CLOSE
+        if code == 304 or request.method == "HEAD":
+            framing = NO_CONTENT
+        self._framing = framing
+        self._decide_reuse(request, application_closes)
+        if not self._reuse:
+            lines.append(b"Connection: close\r\n")
+        elif not request.minor:
+            lines.append(b"Connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        if content is None or framing == NO_CONTENT:
+            return b"".join(lines)
+        if framing == BY_LENGTH and self._remaining == len(content):
+            self._remaining = 0
+            lines.append(content)
+            return b"".join(lines)
+        return b"".join(lines) + self.send_data(content) + self.send_end()
+
+    def _decide_reuse(self, request: Request, application_closes: bool) -> None:
+        """The one reuse decision (RFC 9112 section 9.3): what speaks against another request."""
+        if not request.keep_alive:
+            reason = "the client asked for it" if request.minor else "HTTP/1.0 without keep-alive"
+        elif application_closes:
+            reason = "the application asked for it"
+        elif self._framing == BY_CLOSE:
+            reason = "the end of the content is told by closing (HTTP/1.0, no length)"
+        elif self.shutting_down:
+            reason = "the server is stopping"
+        elif self.state != COMPLETE:
+            reason = "content of the request is unread"
+        else:
+            reason = ""
+        self.reason_to_close = reason
+        self._reuse = not reason
+
+    def send_data(self, block: bytes) -> bytes:
+        """After `send_head`: return `block` framed; b"" where there is no content to send.
+
+        Content past the Content-Length is cut off and remarked on.
+        """
+        framing = self._framing
+        if framing == BY_CHUNKS:
+            return encode_chunk(block) if block else b""
+        if framing == BY_LENGTH:
+            if len(block) > self._remaining:
+                block = block[: self._remaining]
+                self._remark("content past the Content-Length was cut off")
+            self._remaining -= len(block)
+            return block
+        return b"" if framing == NO_CONTENT else block
+
+    def claim_data(self, count: int) -> int:
+        """After `send_head`: `count` bytes are to go out unframed by another way (sendfile).
+
+        Returns how many may; -1 if they must be framed in chunks.
+        """
+        if self._framing == BY_CHUNKS:
+            return -1
+        if self._framing == NO_CONTENT:
+            return 0
+        if self._framing == BY_LENGTH:
+            if count > self._remaining:
+                self._remark("content past the Content-Length was cut off")
+                count = self._remaining
+            self._remaining -= count
+        return count
+
+    def send_end(self) -> bytes:
+        """After all data: return what ends the response."""
+        if self._framing == BY_CHUNKS:
+            return LAST_CHUNK
+        if self._framing == BY_LENGTH and self._remaining:
+            self._remark("the content was shorter than its Content-Length: the connection is closed")
+            self.abandon("the content was shorter than its Content-Length")
+        return b""
+
+    @property
+    def wants_content(self) -> bool:
+        """After `send_head`: content of the response is sent at all, and more of it."""
+        if self._framing == BY_LENGTH:
+            return self._remaining > 0
+        return self._framing != NO_CONTENT
+
+    def abandon(self, reason: str) -> None:
+        """The response cannot be ended properly: closing is how the client notices."""
+        self._reuse = False
+        self.reason_to_close = reason
+
+    def _remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    @property
+    def reusable(self) -> bool:
+        """After the response: the connection can carry another request."""
+        return self._reuse
+
+    def finish(self) -> bool:
+        """After the response: make ready for the next request; False and CLOSED: close."""
+        if self._reuse and not self.shutting_down:
+            self.state = HEAD
+            self.request = None
+            if not self.buffer:
+                self.buffer = None
+            return True
+        self.state = CLOSED
+        return False
+
+    def refuse(self, error: ProtocolError) -> bytes:
+        """Any state but CLOSED by `refuse`: return the response to a refused request.
+
+        The state is CLOSED: nothing that follows on the connection is read as a request.
+        """
+        method = self.request.method if self.request else ""
+        if self._reader is not None:
+            method = self._reader.method
+        self.state = CLOSED
+        self.code = error.status
+        self.reason_to_close = str(error)
+        self._reuse = False
+        where = "" if error.offset is None else f" (byte {error.offset} of the request)"
+        content = f"{error.status} {reason_phrase(error.status)}\n{error.reason}{where}\n"
+        if error.hint:
+            content += error.hint + "\n"
+        content += f"See {error.source}.\n" if error.source.startswith("RFC") else ""
+        status_line = f"HTTP/1.1 {error.status} {reason_phrase(error.status)}\r\n"
+        head = (
+            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(content)}\r\n"
+            "Connection: close\r\n\r\n"
+        )
+        return (
+            status_line.encode()
+            + self._encoder.date_line
+            + self._encoder.server_line
+            + head.encode()
+            + (content.encode() if method != "HEAD" else b"")
+        )
+
+    def shutdown(self) -> None:
+        """Any state: the next response is the connection's last (RFC 9112 section 9.6)."""
+        self.shutting_down = True

@@ -1,0 +1,138 @@
+"""Response heads: what the application gave, checked and made bytes.
+
+The rule of this file: nothing that would end a line early, or that only the server may say,
+gets into a head. Lines that were made once are kept, bounded like the parser's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from rawsgi.protocol import grammar
+from rawsgi.protocol.message import ResponseError
+
+Fields = Sequence[tuple[str, str]]
+
+# What a field means to the server. Most are ORDINARY and only copied.
+ORDINARY, CONTENT_LENGTH, CONNECTION, HOP_BY_HOP, DATE, SERVER = range(6)
+
+_MEANINGS = {
+    "content-length": CONTENT_LENGTH,
+    "connection": CONNECTION,
+    "date": DATE,
+    "server": SERVER,
+    # RFC 9110 section 7.6.1: about this connection, which is the server's affair.
+    "keep-alive": HOP_BY_HOP,
+    "proxy-connection": HOP_BY_HOP,
+    "te": HOP_BY_HOP,
+    "transfer-encoding": HOP_BY_HOP,
+    "upgrade": HOP_BY_HOP,
+}
+
+_CACHED_FIELDS = 1024
+_CACHED_FIELD_CHARACTERS = 256
+_CACHED_STATUSES = 256
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HeadEncoder:
+    """The pieces of response heads. One per worker, shared by its connections.
+
+    `date_line` is set by whoever has a clock, once a second (RFC 9110 section 6.6.1).
+    """
+
+    __slots__ = ("_fields", "_statuses", "date_line", "server_line")
+
+    def __init__(self, server_name: str = "rawsgi") -> None:
+        self.date_line = b""
+        self.server_line = b"Server: " + server_name.encode("latin-1") + b"\r\n"
+        if not server_name:
+            self.server_line = b""
+        self._fields: dict[tuple[str, str], tuple[int, bytes]] = {}
+        self._statuses: dict[str, tuple[int, bytes]] = {}
+
+    def _encode_status(self, status: str) -> tuple[int, bytes]:
+        if not isinstance(status, str):
+            raise ResponseError(f"the status is {type(status).__name__}, not str: {status!r}")
+        match = grammar.status.fullmatch(status)
+        if match is None:
+            raise ResponseError(f"the status is not three digits, a space and a reason: {status!r}")
+        code = int(match[1])
+        if not 200 <= code < 600:
+            raise ResponseError(f"an application cannot end a request with {status!r}")
+        line = f"HTTP/1.1 {match[1]} {match[2] or ''}\r\n".encode("latin-1")
+        if len(self._statuses) >= _CACHED_STATUSES:
+            self._statuses.clear()
+        self._statuses[str(status)] = code, line
+        return code, line
+
+    def encode(
+        self, status: str, fields: Fields
+    ) -> tuple[int, list[bytes], int | None, bool, list[str]]:
+        """Encode what the application gave, with Date and Server added if it did not.
+
+        Returns the status code, the lines (without those that tell framing and reuse), the
+        Content-Length that it declared or None, whether it wants the connection closed, and the
+        names of the hop-by-hop fields that were left out. Raises `ResponseError`.
+        """
+        code, line = self._statuses.get(status) or self._encode_status(status)
+        lines = [line]
+        append = lines.append
+        length: int | None = None
+        close = False
+        date_line, server_line = self.date_line, self.server_line
+        dropped: list[str] = []
+        get = self._fields.get
+        try:
+            for field in fields:
+                meaning, line = get(field) or self._encode_field(field)
+                if not meaning:
+                    append(line)
+                elif meaning == CONTENT_LENGTH:
+                    if length is not None and length != int(field[1]):
+                        raise ResponseError("the application gave two different Content-Lengths")
+                    length = int(field[1])
+                elif meaning == CONNECTION:
+                    close = close or "close" in field[1].lower()
+                elif meaning == HOP_BY_HOP:
+                    dropped.append(field[0])
+                elif meaning == DATE:
+                    date_line = line
+                else:
+                    server_line = line
+        except (TypeError, IndexError, ValueError) as error:
+            raise ResponseError(f"the header list is not a list of (str, str): {error}") from None
+        append(date_line)
+        append(server_line)
+        return code, lines, length, close, dropped
+
+    def _encode_field(self, field: tuple[str, str]) -> tuple[int, bytes]:
+        name, value = field
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ResponseError(f"a header is not (str, str): {field!r}")
+        if grammar.token.fullmatch(name) is None:
+            raise ResponseError(f"a header name is not a token: {name!r}")
+        if grammar.response_value.fullmatch(value) is None:
+            raise ResponseError(
+                f"the value of {name} holds a control character or no latin-1: {value!r}"
+            )
+        meaning = _MEANINGS.get(name.lower(), ORDINARY)
+        if meaning == CONTENT_LENGTH:
+            if grammar.content_length.fullmatch(value) is None or len(value) > 18:
+                raise ResponseError(f"Content-Length is not a number: {value!r}")
+        entry = meaning, f"{name}: {value}\r\n".encode("latin-1")
+        if len(name) + len(value) <= _CACHED_FIELD_CHARACTERS:
+            if len(self._fields) >= _CACHED_FIELDS:
+                self._fields.clear()
+            self._fields[name, value] = entry
+        return entry
+
+
+def reason_phrase(code: int) -> str:
+    """Return the reason phrase that the specifications register for `code`."""
+    try:
+        return HTTPStatus(code).phrase
+    except ValueError:
+        return ""

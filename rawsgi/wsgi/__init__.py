@@ -1,0 +1,1 @@
+"""Messages to the application: PEP 3333, without a socket in sight."""

@@ -1,0 +1,61 @@
+"""The figures as a table: plain text for a terminal, Markdown for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.benchmarks.output.figures import METRICS, Results
+from tests.benchmarks.workloads import WORKLOADS
+
+HIDDEN = frozenset({"system", "slow_p50_ms"})
+"""In the JSON only."""
+
+
+def build_rows(results: Results, workload: str) -> list[list[str]]:
+    """A header row, then a row per server; the headline figure carries its spread."""
+    headline = WORKLOADS[workload].headline
+    keys = [key for key in results.keys(workload) if key not in HIDDEN]
+    rows = [["server", *(METRICS[key].title for key in keys)]]
+    for server in results.servers(workload):
+        row = [server]
+        for key in keys:
+            found = results.spread(workload, server, key)
+            text = METRICS[key].write(found.median if found else None)
+            if found and key in (headline, "cpu_us", "ratio") and found.low != found.high:
+                low = METRICS[key].write(found.low)
+                text += f" ({low}-{METRICS[key].write(found.high)})"
+            row.append(text)
+        rows.append(row)
+    return rows
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def write_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """The same rows as a Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    rule = "| --- |" + " ---: |" * (len(rows[0]) - 1)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def write_text(results: Results) -> str:
+    """All workloads, one table each, and what failed."""
+    parts = [
+        f"{workload}: {WORKLOADS[workload].title}\n{align(build_rows(results, workload))}"
+        for workload in results.rounds
+    ]
+    parts += [
+        f"failed: {failure['server']}, {failure['workload']}, round {failure['round']}: "
+        f"{failure['text']}"
+        for failure in results.failures
+    ]
+    return "\n\n".join(parts)

@@ -1,0 +1,254 @@
+"""Measure each server under each workload, in interleaved rounds.
+
+Rule: A B C, A B C, ... and never A A A, B B B: the speed of a shared machine drifts over
+minutes, and only figures of the same round may be divided by each other. One server runs at
+a time (see `servers`). CPU time per request comes first; rates and latencies depend on who
+else uses the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tests.benchmarks import readings
+from tests.benchmarks.load.client import end_client, start_client
+from tests.benchmarks.load.wrk import Load, LoadError, LoadFigures, run_wrk
+from tests.benchmarks.output.figures import Figures, Results
+from tests.benchmarks.served.applications import FILE_VARIABLE
+from tests.benchmarks.servers import (
+    Cores,
+    Launch,
+    Running,
+    Server,
+    ServerError,
+    choose_cores,
+    find_free_port,
+    raise_descriptor_limit,
+    running,
+)
+from tests.benchmarks.workloads import MIXED_RATE, MIXED_SLOW_SHARE, SLEEP_IDEAL, Workload
+
+FILE_BYTES = 10_000_000
+WARM_UP_S = 1.0
+IDLE_CONNECTIONS = 10_000
+IDLE_S = 5.0
+SEED = 9112
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long and how often. The defaults are those of the published figures."""
+
+    rounds: int = 5
+    seconds: float = 2.0
+    idle_connections: int = IDLE_CONNECTIONS
+    idle_s: float = IDLE_S
+
+
+def run_rounds(
+    servers: Sequence[Server],
+    workloads: Sequence[Workload],
+    plan: Plan,
+    progress: Callable[[str], None],
+) -> Results:
+    """Measure everything. A server that fails in a round is noted and the rest goes on."""
+    raise_descriptor_limit()
+    results = Results()
+    with _file_to_send() as environment:
+        for workload in workloads:
+            for number in range(plan.rounds):
+                for server in servers:
+                    if server.name == "floor" and not workload.floor:
+                        continue
+                    progress(f"{workload.name}: round {number + 1} of {plan.rounds}, {server.name}")
+                    try:
+                        figures = measure(server, workload, plan, number, environment)
+                    except (ServerError, LoadError, OSError, subprocess.SubprocessError) as error:
+                        results.note_failure(workload.name, server.name, number, str(error))
+                    else:
+                        results.add(workload.name, server.name, number, figures)
+    return results
+
+
+@contextlib.contextmanager
+def _file_to_send() -> Iterator[dict[str, str]]:
+    with tempfile.NamedTemporaryFile(prefix="rawsgi-benchmark-") as file:
+        file.write(b"x" * FILE_BYTES)
+        file.flush()
+        yield {FILE_VARIABLE: file.name}
+
+
+def measure(
+    server: Server,
+    workload: Workload,
+    plan: Plan,
+    number: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Figures:
+    """Start `server`, measure one round of `workload`, and end it.
+
+    Raises:
+        ServerError, LoadError: it did not start, died, or could not be loaded.
+    """
+    cores = choose_cores()
+    launch = Launch(workload.application, find_free_port(), workload.threads, workload.connections)
+    with running(server, launch, cores.server, environment, workload.load.path) as up:
+        seconds = max(plan.seconds, workload.seconds_at_least)
+        figures = MEASURES[workload.kind](
+            up, workload, replace(plan, seconds=seconds), cores, number
+        )
+        if up.process.poll() is not None:
+            raise ServerError(f"{server.name} ended under load: {up.output()}")
+        return figures
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The figures of one run of wrk, with what the server spent on it."""
+
+    figures: LoadFigures
+    cpu_s: float
+    system_share: float
+    wall_s: float
+
+    def table(self) -> Figures:
+        requests = self.figures.requests
+        if not requests:
+            raise LoadError("no request was answered")
+        return {
+            "cpu_us": self.cpu_s / requests * 1e6,
+            "system": self.system_share,
+            "requests_s": self.figures.requests_s,
+            "p50_ms": self.figures.p50_us / 1e3,
+            "p99_ms": self.figures.p99_us / 1e3,
+            "busy": self.cpu_s / self.wall_s,
+            "errors": float(self.figures.errors),
+        }
+
+
+def apply_load(server: Running, load: Load, seconds: float, cores: Cores) -> Loaded:
+    """Run wrk against `server` and read the server's CPU time before and after."""
+    tree = server.tree()
+    stats, cpu, start = readings.read_stats(tree), readings.read_cpu_s(tree), time.monotonic()
+    figures = run_wrk(server.port, load, seconds, cores.load)
+    tree = server.tree()
+    return Loaded(
+        figures,
+        readings.spent_cpu_s(cpu, readings.read_cpu_s(tree)),
+        readings.read_system_share(stats, readings.read_stats(tree)),
+        time.monotonic() - start,
+    )
+
+
+def _measure_load(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    apply_load(server, workload.load, WARM_UP_S, cores)
+    figures = apply_load(server, workload.load, plan.seconds, cores).table()
+    return {**figures, "memory_kib": float(readings.read_pss_kib(server.tree()))}
+
+
+def _measure_many(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    few = replace(workload.load, connections=32)
+    apply_load(server, few, WARM_UP_S, cores)
+    alone = apply_load(server, few, plan.seconds, cores).table()
+    figures = _measure_load(server, workload, plan, cores, number)
+    return {**figures, "own_ratio": figures["cpu_us"] / alone["cpu_us"]}
+
+
+def _measure_sleep(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    figures = _measure_load(server, workload, plan, cores, number)
+    return {**figures, "ideal": figures["requests_s"] / SLEEP_IDEAL}
+
+
+def _measure_idle_connections(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    """Busy connections alone, beside the idle ones, and alone again; the memory between."""
+    apply_load(server, workload.load, WARM_UP_S, cores)
+    before = apply_load(server, workload.load, plan.seconds, cores).table()
+    memory_kib = readings.read_pss_kib(server.tree())
+    arguments = [str(server.port), str(plan.idle_connections)]
+    client = start_client("idle", arguments, cores.load)
+    try:
+        assert client.stdin is not None and client.stdout is not None
+        opened = int(client.stdout.readline() or 0)
+        with_idle_kib = readings.read_pss_kib(server.tree())
+        beside = apply_load(server, workload.load, plan.seconds, cores).table()
+        client.stdin.write("count\n")
+        client.stdin.flush()
+        held = int(client.stdout.readline() or 0)
+        client.stdin.close()
+        client.wait(20)
+    finally:
+        end_client(client)
+    after = apply_load(server, workload.load, plan.seconds, cores).table()
+    alone_us = (before["cpu_us"] + after["cpu_us"]) / 2
+    alone_s = (before["requests_s"] + after["requests_s"]) / 2
+    figures = {**beside, "memory_kib": float(with_idle_kib), "held": float(held)}
+    figures["busy_ratio"] = beside["cpu_us"] / alone_us
+    figures["busy_speed"] = beside["requests_s"] / alone_s
+    if opened and held >= plan.idle_connections * 0.99:
+        figures["idle_kib"] = (with_idle_kib - memory_kib) / opened
+    return figures
+
+
+def _measure_mixed(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    def run(seconds: float, seed: int) -> dict[str, float]:
+        values = [server.port, seconds, MIXED_RATE, MIXED_SLOW_SHARE, seed]
+        client = start_client("mixed", [str(value) for value in values], cores.load)
+        try:
+            output, _ = client.communicate(timeout=seconds + 30)
+        finally:
+            end_client(client)
+        if client.returncode:
+            raise LoadError(f"the mixed client ended with {client.returncode}")
+        figures: dict[str, float] = json.loads(output)
+        return figures
+
+    run(WARM_UP_S, SEED - 1)
+    cpu = readings.read_cpu_s(server.tree())
+    figures = run(plan.seconds, SEED + number)
+    spent = readings.spent_cpu_s(cpu, readings.read_cpu_s(server.tree()))
+    figures["cpu_us"] = spent / figures.pop("requests") * 1e6
+    return {**figures, "memory_kib": float(readings.read_pss_kib(server.tree()))}
+
+
+def _measure_idle(
+    server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
+) -> Figures:
+    """Context switches of all threads while nothing is asked, after a little work."""
+    apply_load(server, workload.load, WARM_UP_S, cores)
+    time.sleep(2.0)
+    tree = server.tree()
+    before, cpu = readings.read_switches(tree), readings.read_cpu_s(tree)
+    time.sleep(plan.idle_s)
+    after, spent = readings.read_switches(tree), readings.read_cpu_s(tree)
+    return {
+        "switches": float(after - before),
+        "idle_cpu_ms": readings.spent_cpu_s(cpu, spent) * 1e3,
+        "threads": float(readings.count_threads(tree)),
+        "memory_kib": float(readings.read_pss_kib(tree)),
+    }
+
+
+MEASURES: dict[str, Callable[[Running, Workload, Plan, Cores, int], Figures]] = {
+    "load": _measure_load,
+    "many": _measure_many,
+    "sleep": _measure_sleep,
+    "idle_connections": _measure_idle_connections,
+    "mixed": _measure_mixed,
+    "idle": _measure_idle,
+}
