@@ -22,7 +22,9 @@ from typing import NoReturn
 from rawsgi.config import GROUPS, OPTIONS, TIMEOUTS, Option, SettingsError
 from rawsgi.logs import configure_logging, wants_colour
 from rawsgi.net.listener import Listener, ListenerError, open_listeners, parse_bind
+from rawsgi.process import worker
 from rawsgi.sources import Resolved, resolve_settings, show_settings
+from rawsgi.version import VERSION
 from rawsgi.wsgi.application import ApplicationError, find_application
 
 EXIT_FAILED = 1
@@ -108,9 +110,8 @@ def serve_settings(resolved: Resolved) -> int:
     try:
         name, application = find_application(settings.application, settings.app_dir)
         configure_logging(settings)  # again: see there
-        run = importlib.import_module("rawsgi.process.worker").run
-        return int(
-            run(settings, application, listeners, on_ready=lambda: _announce(name, listeners))
+        return worker.run(
+            settings, application, listeners, on_ready=lambda: _announce(name, listeners)
         )
     finally:
         for listener in listeners:
@@ -218,12 +219,9 @@ def _add_own_flags(group: argparse._ActionsContainer) -> None:
 
 
 class _ShowVersion(argparse.Action):
-    """Imports the package only when asked: `rawsgi/__init__.py` may import this module."""
-
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        version = importlib.import_module("rawsgi").__version__
         python = ".".join(map(str, sys.version_info[:3]))
-        sys.stdout.write(f"rawsgi {version} (Python {python})\n")
+        sys.stdout.write(f"rawsgi {VERSION} (Python {python})\n")
         parser.exit()
 
 

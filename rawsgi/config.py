@@ -11,9 +11,11 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, cast, get_type_hints
+
+from rawsgi.units import FORMATTERS, KIND_WORDS, PARSERS
 
 RELAXATIONS = ("bare-lf", "missing-host", "obs-fold", "underscores")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -30,15 +32,6 @@ OTHER = "Rarely needed"
 GROUPS = (ADDRESS, APPLICATION, LOGS, WIRE, TIMEOUTS, LIMITS, OTHER)
 
 _YEAR_S = 365 * 86400.0
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE_UNITS = {
-    "b": 1,
-    "kb": 1000, "mb": 1000**2, "gb": 1000**3,
-    "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
-}  # fmt: skip
-_SWITCH_WORDS = {"1": True, "true": True, "yes": True, "on": True}
-_SWITCH_WORDS |= {"0": False, "false": False, "no": False, "off": False}
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
 
 
 class SettingsError(Exception):
@@ -298,16 +291,11 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that a person wrote; raises ValueError with what would be right."""
-        value: Any = text.strip()
-        if self.kind == "switch":
-            value = _SWITCH_WORDS.get(value.lower())
-            if value is None:
-                raise ValueError("must be true or false")
-        elif self.kind != "text":
-            value = _PARSERS[self.kind](value)
         if self.many:
             return tuple(part for part in re.split(r"[,\s]+", text) if part)
-        return value
+        if self.kind == "text":
+            return text
+        return PARSERS[self.kind](text.strip())
 
     def find_problem(self, value: object) -> str:
         """What is wrong with a parsed value; "" if nothing."""
@@ -322,18 +310,18 @@ class Option:
     def _find_problem_of_one(self, value: object) -> str:
         if self.kind in ("text", "switch"):
             if not isinstance(value, bool if self.kind == "switch" else str):
-                return f"must be {_KIND_WORDS[self.kind]}"
+                return f"must be {KIND_WORDS[self.kind]}"
             if self.choices and value not in self.choices:
                 close = suggest(value, self.choices) if isinstance(value, str) else ""
                 return f"must be one of {', '.join(self.choices)}{close}"
-            if isinstance(value, str) and not value.isprintable():
+            if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
                 return "must not contain control characters"
             if self.ascii_only and isinstance(value, str) and not value.isascii():
                 return "must be ASCII"
             return ""
         number = (int, float) if self.kind == "duration" else int
         if not isinstance(value, number) or isinstance(value, bool):
-            return f"must be {_KIND_WORDS[self.kind]}"
+            return f"must be {KIND_WORDS[self.kind]}"
         if not self.minimum <= value <= self.maximum:  # also false for a NaN
             low, high = (
                 format_value(self, type(value)(bound)) for bound in (self.minimum, self.maximum)
@@ -362,43 +350,6 @@ def _build_option(source: Any, hint: object) -> Option:
     )  # fmt: skip
 
 
-def _parse_amount(text: str, units: Mapping[str, float], default_unit: str, example: str) -> float:
-    match = _AMOUNT.fullmatch(text)
-    factor = units.get((match[2] or default_unit).lower()) if match else None
-    if match is None or factor is None:
-        raise ValueError(f"must be {example}")
-    return float(match[1]) * factor
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `30`, `30s`, `5m` or `250ms`; raises ValueError."""
-    return round(_parse_amount(text, _DURATION_UNITS, "s", _KIND_WORDS["duration"]), 6)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `65536`, `64KiB` (1024) or `1MB` (1000); raises ValueError."""
-    return int(_parse_amount(text, _SIZE_UNITS, "b", _KIND_WORDS["size"]))
-
-
-def parse_count(text: str) -> int:
-    """A whole number; raises ValueError. Stricter than `int`: no `1_0`, no foreign digits."""
-    if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
-        raise ValueError(f"must be {_KIND_WORDS['count']}")
-    return int(text)
-
-
-_PARSERS: dict[str, Callable[[str], Any]] = {
-    "duration": parse_duration,
-    "size": parse_size,
-    "count": parse_count,
-}
-_KIND_WORDS = {
-    "text": "a text",
-    "switch": "true or false",
-    "count": "a whole number",
-    "duration": "a duration such as 30, 30s, 5m or 250ms",
-    "size": "a size such as 65536, 64KiB or 1MB",
-}
 _KIND_METAVARS = {"text": "TEXT", "switch": "", "count": "N", "duration": "TIME", "size": "SIZE"}
 
 
@@ -406,21 +357,7 @@ def format_value(option: Option, value: Any) -> str:
     """A value as a person writes it: `75s`, `64KiB`, `true`."""
     if option.many:
         return ", ".join(value)
-    if option.kind == "switch":
-        return "true" if value else "false"
-    if option.kind == "duration":
-        if value and value % 1:
-            milliseconds = round(value * 1000, 3)
-            return f"{value:g}s" if milliseconds % 1 else f"{milliseconds:g}ms"
-        whole = int(value)
-        units = (("d", 86400), ("h", 3600), ("m", 60))
-        best = next((u for u in units if whole >= 2 * u[1] and whole % u[1] == 0), ("s", 1))
-        return f"{whole // best[1]}{best[0]}"
-    if option.kind == "size":
-        for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-            if value and value % factor == 0:
-                return f"{value // factor}{unit}"
-    return str(value)
+    return FORMATTERS.get(option.kind, str)(value)
 
 
 def quote(text: str) -> str:

@@ -89,8 +89,8 @@ class AccessLog:
         "_flushing",
         "_lines",
         "_lost",
-        "_may_block",
         "_path",
+        "_poller",
         "_stamp",
         "_stopped",
         "_tails",
@@ -112,7 +112,7 @@ class AccessLog:
         self._descriptor = descriptor if path is None else _open_for_append(path)
         self._clock = clock
         self._coloured = wants_colour(self._descriptor)
-        self._may_block = _may_block(self._descriptor)
+        self._poller = _make_poller(self._descriptor)
         self._lines: list[str] = []
         self._stamp = (-1, "")
         self._tails: dict[tuple[str, str], str] = {}
@@ -179,7 +179,9 @@ class AccessLog:
     ) -> str:
         """The same line where something must be escaped, is missing, or is coloured."""
         remote = _cut(escape(remote), TEXT_LIMIT) or "-"
-        request = " ".join(_cut(escape(text), 2 * TEXT_LIMIT) for text in start if text) or "-"
+        method, target, version = (_cut(escape(text), 2 * TEXT_LIMIT) for text in start)
+        # A refused request may have none of the three.
+        request = f"{method} {target} {version}" if target else f"{method} {version}".strip() or "-"
         shown = _colour_status(status) if self._coloured else str(status)
         return f'{remote} - - [{stamp}] "{request}" {shown} {sent_bytes} {tail} {duration_s:.6f}'
 
@@ -218,18 +220,19 @@ class AccessLog:
     def _write_some(self, wait_s: float) -> bool:
         """One write; False when standard output takes nothing now."""
         data = self._unwritten
-        if self._may_block:
-            if not _is_writable(self._descriptor, wait_s):
+        if self._poller is not None:
+            # An error or a hang-up counts as ready: the write that follows learns which it is.
+            if not self._poller.poll(wait_s * 1000):
                 return False
             if len(data) > PIPE_BYTES:  # whole lines, if they fit
                 data = data[: data.rfind(b"\n", 0, PIPE_BYTES) + 1 or PIPE_BYTES]
         try:
             written = os.write(self._descriptor, data)
-        except BlockingIOError:
-            return wait_s > 0 and _is_writable(self._descriptor, wait_s)
+        except BlockingIOError:  # another process filled the pipe after the poll
+            return False
         except OSError as error:
             self._give_up(error)
-            return not self._stopped
+            return True
         self._unwritten = self._unwritten[written:]
         if self._failing or self._lost:
             self._report_recovery()
@@ -308,20 +311,17 @@ def _open_for_append(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
 
-def _may_block(descriptor: int) -> bool:
-    """Pipes, sockets and terminals have a reader who may stall; files have none."""
+def _make_poller(descriptor: int) -> select.poll | None:
+    """For pipes, sockets and terminals, whose reader may stall; a file has none and needs none."""
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
-
-
-def _is_writable(descriptor: int, wait_s: float) -> bool:
+        return None
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)):
+        return None
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
-    # An error or a hang-up counts as well: the write that follows learns which.
-    return bool(poller.poll(wait_s * 1000))
+    return poller
 
 
 class _ErrorFormatter(logging.Formatter):

@@ -228,7 +228,9 @@ def show_settings(resolved: Resolved) -> str:
             text = f"{option.key} = [{', '.join(_quote_toml(each) for each in value)}]"
         else:
             shown = format_value(option, value)
-            bare = option.kind in ("switch", "count") or shown.isdecimal()
+            bare = option.kind in ("switch", "count") or (
+                option.kind == "size" and shown.isdecimal()
+            )
             text = f"{option.key} = {shown if bare else _quote_toml(shown)}"
         lines.append((text, resolved.sources[option.name]))
     width = max(len(text) for text, _ in lines)
@@ -237,5 +239,7 @@ def show_settings(resolved: Resolved) -> str:
 
 
 def _quote_toml(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = "".join(
+        f"\\{c}" if c in '\\"' else c if c.isprintable() else f"\\U{ord(c):08X}" for c in text
+    )
     return f'"{escaped}"'

@@ -45,9 +45,9 @@ SECRET = b"the secret outside\n"
 
 @pytest.fixture(autouse=True)
 def no_descriptor_left() -> Iterator[None]:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = sorted(os.listdir("/dev/fd"))
     yield
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert sorted(os.listdir("/dev/fd")) == before
 
 
 @pytest.fixture(params=["walked", "resolved"])
@@ -1081,3 +1081,20 @@ def test_a_big_file_over_a_socket(tmp_path: Path) -> None:
                 leaving.recv(1000)
         # The clients that left half-way have their files closed.
         wait_until(lambda: len(os.listdir(f"/proc/{server.pid}/fd")) <= before)
+
+
+@pytest.mark.parametrize("wanted", ["", "Range: bytes=1-\r\n", "Range: bytes=0-19999990\r\n"])
+def test_slow_readers_hold_no_thread(tmp_path: Path, wanted: str) -> None:
+    """Three clients that do not read, two threads: a fourth client is served all the same."""
+    with open(tmp_path / "big.bin", "wb") as file:
+        file.truncate(20_000_000)
+    with (
+        serve("examples/folder.py", "--threads", "2", env={"FOLDER": str(tmp_path)}) as server,
+        contextlib.ExitStack() as clients,
+    ):
+        for _ in range(3):
+            client = clients.enter_context(server.connect())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(f"GET /big.bin HTTP/1.1\r\nHost: a.example\r\n{wanted}\r\n".encode())
+            assert client.recv(5) == b"HTTP/"
+        assert server.request("GET", "/").status == 200

@@ -14,6 +14,7 @@ import contextlib
 import json
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ Ending = Literal[
 ]
 EventKind = Literal["sent", "received", "half-closed", "follow-up", "closed", "reset", "connected"]
 
+HALF_CLOSED_S: Final = 0.4
 FOLLOW_UP_MARK: Final = "rawsgi-follow-up"
 FOLLOW_UP: Final = (
     f"GET /?{FOLLOW_UP_MARK} HTTP/1.1\r\n"
@@ -104,14 +106,16 @@ def replay_exchange(
     patience: Patience,
     heartbeat: Heartbeat | None = None,
     probed: bool = True,
+    cancelled: threading.Event | None = None,
 ) -> Transcript:
     """Do one exchange against the server at `address`. Any thread; never raises for the server.
 
     probed: whether the probe application runs there, so that the follow-up's answer can be
-    recognised by its content; without it, it is the last response.
+    recognised by its content; without it, it is the last response. cancelled: give up when set.
     """
     transcript = Transcript()
-    client = _Client(exchange, address, patience, heartbeat, probed, transcript)
+    cancelled = cancelled or threading.Event()
+    client = _Client(exchange, address, patience, heartbeat, probed, cancelled, transcript)
     try:
         client.run()
     except ConnectionError:
@@ -131,6 +135,7 @@ class _Client:
         patience: Patience,
         heartbeat: Heartbeat | None,
         probed: bool,
+        cancelled: threading.Event,
         transcript: Transcript,
     ) -> None:
         self.exchange = exchange
@@ -138,6 +143,7 @@ class _Client:
         self.patience = patience
         self.heartbeat = heartbeat
         self.probed = probed
+        self.cancelled = cancelled
         self.transcript = transcript
         self.started = time.monotonic()
         # Of the current connection:
@@ -160,14 +166,15 @@ class _Client:
             self._connect()
             for step in part:
                 self._do(step)
-            last = number == len(connections) - 1
-            if last:
-                self._finish(part)
-            else:
-                wanted = len(outline_requests(b"".join(step.data for step in part)).requests)
-                self._receive(lambda wanted=wanted: self.reader.count_complete() >= wanted)
+            sent = b"".join(step.data for step in part)
+            if number < len(connections) - 1:
+                self._receive_responses(len(outline_requests(sent).requests))
                 self._keep(self.reader)
                 self.close()
+            elif len(connections) > 1:
+                self._finish(sent, max(1, len(outline_requests(sent).requests)))
+            else:
+                self._finish(sent, self._count_wanted())
 
     def _do(self, step: Step) -> None:
         if step.kind == "send":
@@ -185,13 +192,12 @@ class _Client:
                 or self.reader.count_complete() > before
             )
 
-    def _finish(self, steps: tuple[Step, ...]) -> None:
-        """Wait for what is still to come, then find out what became of the connection."""
-        wanted = self._count_wanted()
-        result = self._receive(lambda: self.reader.count_complete() >= wanted)
+    def _finish(self, sent: bytes, wanted: int) -> None:
+        """Wait for `wanted` final responses, then find out what became of the connection."""
+        result = self._receive_responses(wanted)
         answer: int | None = None
         if result == "done":
-            result, answer = self._probe_survival(steps)
+            result, answer = self._probe_survival(sent)
         self._keep(self.reader, answer)
         self.transcript.ending = result
         if result == "waits":
@@ -203,27 +209,38 @@ class _Client:
             self.transcript.garbage = self.reader.stream[self.reader.garbage :]
 
     def _count_wanted(self) -> int:
-        """How many final responses to wait for on the last connection."""
+        """How many final responses to wait for on the only connection."""
         expected = [len(self.exchange.expect.responses)]
         if self.exchange.rfc_expect is not None:
             expected.append(len(self.exchange.rfc_expect.responses))
-        return max(0, max(expected) - self.finals_before)
+        return max(expected)
 
-    def _probe_survival(self, steps: tuple[Step, ...]) -> tuple[Ending, int | None]:
+    def _receive_responses(self, wanted: int) -> Ending | Literal["done"]:
+        """Receive that many final responses; after garbage no more can be told apart."""
+        return self._receive(
+            lambda: self.reader.count_complete() >= wanted or self.reader.garbage is not None
+        )
+
+    def _probe_survival(self, sent: bytes) -> tuple[Ending, int | None]:
         """Send one more request, and tell by its fate what became of the connection.
 
         Returns the position of its answer too. A cut request at the end would take the follow-up
         for its own continuation: where the exchange ends in one and the connection ought to stay,
         silence has to do.
         """
-        tail = outline_requests(b"".join(step.data for step in steps)).tail
+        tail = outline_requests(sent).tail
         cut = tail != "none" and self.exchange.expect.connection == "open"
-        if self.half_closed or cut or not self.reader.finals():
+        silent = not self.reader.responses and self.reader.garbage is None
+        if self.half_closed or cut or silent:
             result = self._receive(lambda: False)
             return (result if result != "done" else "waits"), None
-        announced = self.reader.finals()[-1].closes()
+        announced = any(response.closes() for response in self.reader.finals()[-1:])
         known = len(self.reader.responses)
         self._send(FOLLOW_UP, "follow-up")
+        if self.reader.garbage is not None:
+            mark = FOLLOW_UP_MARK.encode("ascii")
+            result = self._receive(lambda: mark in self.reader.stream)
+            return ("open" if result == "done" else result), None
         result = self._receive(lambda: self._find_follow_up(known) is not None)
         position = self._find_follow_up(known)
         if position is not None:
@@ -346,6 +363,8 @@ class _Client:
             return "endless"
         if time.monotonic() - self.started > self.patience.exchange_s:
             return "endless" if self.received_bytes else "waits"
+        if self.cancelled.is_set():
+            return "waits"
         return None if ready or self.ended else self._judge_silence()
 
     def _read(self) -> None:
@@ -371,7 +390,9 @@ class _Client:
 
     def _judge_silence(self) -> Ending | None:
         silence_s = time.monotonic() - self.active_s
-        if silence_s < self.patience.silence_s:
+        # Having ended our side, we only wait to see whether the server notices.
+        enough_s = HALF_CLOSED_S if self.half_closed else self.patience.silence_s
+        if silence_s < enough_s:
             return None
         if self.heartbeat is None:
             return "waits"

@@ -24,7 +24,7 @@ from rawsgi.compare.answer import (
 )
 from rawsgi.compare.client import Transcript
 from rawsgi.compare.exchanges import Exchange
-from rawsgi.compare.replay import Replayer, repeatable
+from rawsgi.compare.replay import WAITING_WORKERS, Replayer, repeatable
 from rawsgi.compare.verdict import Verdict, judge_answer
 
 SERVERS_AT_ONCE: Final = 3
@@ -163,9 +163,14 @@ def _put(row: Row, replayer: Replayer, transcript: Transcript) -> None:
 
 
 def _is_doubtful(row: Row, replayers: Sequence[Replayer], ignored: Sequence[str]) -> bool:
-    """Say whether the row has something to report, and so needs a second look."""
+    """Say whether the row has something to report, and so needs a second look.
+
+    Also where a server said nothing and closed: it may have been another exchange's fault.
+    """
     names = [replayer.server.name for replayer in replayers if replayer.server.name in row.answers]
     _find_differences(row, names, ignored)
+    if any(not answer.responses or answer.garbage for answer in row.answers.values()):
+        return True
     return row.differs() or any(
         verdict.judgement == "wrong" or verdict.policy_faults for verdict in row.verdicts.values()
     )
@@ -192,7 +197,9 @@ def _confirm(replayer: Replayer, rows: Sequence[Row]) -> None:
     slow = [row for row in here if row.answers[name].connection in _SLOW_ENDINGS]
     quick = [row for row in here if row.answers[name].connection not in _SLOW_ENDINGS]
     again = replayer.replay([row.exchange for row in quick], workers=1)
-    again |= replayer.replay([row.exchange for row in slow], thorough=True)
+    again |= replayer.replay(
+        [row.exchange for row in slow], workers=WAITING_WORKERS, thorough=True
+    )
     for row in here:
         if row.exchange.id in again:
             _settle(row, replayer, again[row.exchange.id])

@@ -56,6 +56,7 @@ class Expectation:
 
     responses: the final statuses in order, each a tuple of alternatives.
     interim: the 1xx statuses in order, each a tuple of alternatives.
+    early_close: the server may close after any of the responses and leave out those that follow.
     connection: after the last response.
     complete: whether the last response ended as its own framing says; False demands that the
     client can notice a loss (a missing last chunk, fewer bytes than the Content-Length).
@@ -63,12 +64,13 @@ class Expectation:
     content: the content of the last response, its transfer coding removed.
     fields: of the last response; a name in lower case, then all values of that name in order.
     environ: what the probe application saw in the last request; any of the texts is right.
-    reason, content, complete, fields and environ are looked at only if the last response has the
-    first of its alternatives: in `responses = [[200, 400]]` they speak of the 200.
+    reason, content, complete, fields and environ are looked at only if no response is missing and
+    the last has the first of its alternatives: in `responses = [[200, 400]]` they speak of the 200.
     """
 
     responses: tuple[Alternatives, ...]
     interim: tuple[Alternatives, ...] | None
+    early_close: bool
     connection: Connection
     complete: bool
     reason: str | None
@@ -79,8 +81,13 @@ class Expectation:
     environ: Mapping[str, tuple[str, ...]]
     absent_environ: frozenset[str]
 
-    def allows_responses(self, statuses: Sequence[int]) -> bool:
-        """Say whether these final statuses, in order, are among the expected ones."""
+    def allows_responses(self, statuses: Sequence[int], *, closed: bool = False) -> bool:
+        """Say whether these final statuses, in order, are among the expected ones.
+
+        closed: whether the server closed the connection after the last of them.
+        """
+        if self.early_close and closed and 0 < len(statuses) < len(self.responses):
+            return match_statuses(self.responses[: len(statuses)], statuses)
         return match_statuses(self.responses, statuses)
 
     def allows_interim(self, statuses: Sequence[int]) -> bool:
@@ -255,8 +262,9 @@ def _step(row: Any, where: str) -> Step:
 
 
 def _expectation(table: dict[str, Any], where: str, *, ours: bool) -> Expectation:
-    known = {"responses", "interim", "connection", "complete", "reason", "content"}
-    _refuse_unknown(table, known | {"content_repeat", "fields", "environ"}, where)
+    known = {"responses", "interim", "early_close", "connection", "complete", "reason"}
+    known |= {"content", "content_repeat", "fields", "environ"}
+    _refuse_unknown(table, known, where)
     if "responses" not in table:
         raise CorpusError(f"{where}: responses is missing")
     # What rawsgi sends is known to the last interim response; other servers may send more.
@@ -275,6 +283,7 @@ def _expectation(table: dict[str, Any], where: str, *, ours: bool) -> Expectatio
     return Expectation(
         responses=_alternatives(table, "responses", range(200, 600), where),
         interim=interim,
+        early_close=_flag(table, "early_close", False),
         connection=_choice(table, "connection", CONNECTIONS, "any"),
         complete=_flag(table, "complete", True),
         reason=_text(table, "reason") if "reason" in table else None,

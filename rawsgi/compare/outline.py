@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 Tail = Literal["none", "incomplete", "unclear"]
 
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/1\.([01])\r?\n")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/1\.\d\r?\n")
 _LINE_END: Final = re.compile(rb"\r?\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*\r?\n")
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,40})(?:[ \t]*;[^\r\n]*)?\r?\n")

@@ -20,7 +20,8 @@ from rawsgi.compare.exchanges import Exchange
 from rawsgi.compare.heartbeat import Heartbeat
 from rawsgi.compare.servers import Server, ServerError
 
-WORKERS: Final = 6
+WORKERS: Final = 8
+WAITING_WORKERS: Final = 12
 CRASH_LIMIT: Final = 8
 # In `wsgi` the probe application itself waits up to two seconds for a close() that never comes.
 PATIENCE: Final = {
@@ -131,11 +132,11 @@ class Replayer:
         elif thorough or heartbeat is None:
             patience = replace(
                 patience,
-                silence_s=max(1.2, patience.silence_s),
+                silence_s=max(1.0, patience.silence_s),
                 heartbeats=2 * patience.heartbeats,
             )
         return replay_exchange(
-            exchange, self.server.address, patience, heartbeat, probed=self._probed
+            exchange, self.server.address, patience, heartbeat, self._probed, self._cancelled
         )
 
     def _revive(self) -> bool:

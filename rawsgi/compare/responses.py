@@ -17,7 +17,7 @@ Framing = Literal["none", "length", "chunked", "close"]
 HEAD_LIMIT_BYTES: Final = 1 << 20
 _START: Final = b"HTTP/"
 _STATUS_LINE: Final = re.compile(rb"HTTP/(\d+\.\d+) (\d{3})(?: (.*))?")
-_LOOSE_STATUS_LINE: Final = re.compile(rb"HTTP/(\S+)\s+(\d{3})\b\s*(.*)")
+_LOOSE_STATUS_LINE: Final = re.compile(rb"HTTP/(\S+)\s+(\d{1,5})\b\s*(.*)")
 _FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
 _DIGITS: Final = re.compile(rb"[0-9]+")
@@ -174,7 +174,7 @@ class ResponseReader:
             response.faults.append("Transfer-Encoding together with Content-Length")
         if len(set(lengths)) > 1:
             response.faults.append("different Content-Length values")
-        if response.status < 200 or is_head or response.status in (204, 304):
+        if 100 <= response.status < 200 or is_head or response.status in (204, 304):
             self._finish(response)
         elif coding and coding[-1].endswith("chunked"):
             response.framing = "chunked"

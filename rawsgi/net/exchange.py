@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Blocks gathered while the application computes the next one leave at this size at the latest.
 _GATHER_BYTES = 1 << 16
+# Content above this is not joined to its head: a second buffer costs less than a copy.
+_JOIN_BYTES = 1 << 15
 
 
 class Exchange:
@@ -106,6 +108,9 @@ class Exchange:
         if self.claim is not None:
             self._claim_answer()
         connection = self.connection
+        if len(content) > _JOIN_BYTES:
+            self._send_large_response(status, fields, content)
+            return
         data = connection.protocol.send_head(status, fields, None, content)
         self.head_sent = True
         self.sent_bytes = len(content)
@@ -123,6 +128,24 @@ class Exchange:
             connection.outbox = outbox = Outbox()
             outbox.put(memoryview(data)[sent:])
 
+    def _send_large_response(self, status: str, fields: Fields, content: bytes) -> None:
+        """Head and content leave side by side: the content is not copied."""
+        connection = self.connection
+        protocol = connection.protocol
+        head = protocol.send_head(status, fields, len(content))
+        data = protocol.send_data(content)
+        protocol.send_end()
+        self.head_sent = True
+        self.sent_bytes = len(data)
+        outbox = connection.outbox
+        if outbox is None:
+            outbox = connection.outbox = Outbox()
+        with outbox.lock:
+            outbox.put(head)
+            if data:
+                outbox.put(data)
+            self._flush(outbox)
+
     def send_head(self, status: str, fields: Fields, length: int | None) -> None:
         """Begin a response; the head leaves with its first data. Raises `ResponseError`."""
         if self.claim is not None:
@@ -134,13 +157,15 @@ class Exchange:
 
         Waits when the client is too far behind. Raises `ClientDisconnected`.
         """
-        data = self.connection.protocol.send_data(block)
+        protocol = self.connection.protocol
+        data = protocol.send_data(block)
         if not self.head_sent:
             self.head_sent = True
             data = self._head + data
         self.sent_bytes += len(block)
         if data:
-            self._send(data)
+            # Gathering is for what is followed by more; the last of a known length is not.
+            self._send(data, self.gathers and protocol.wants_content)
 
     def send_end(self) -> None:
         """End the response. Raises `ClientDisconnected`."""
@@ -158,7 +183,7 @@ class Exchange:
                     outbox.gathering = False
                     self._flush(outbox)
         elif data:
-            self._send(data)
+            self._send(data, False)
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
@@ -210,10 +235,10 @@ class Exchange:
             raise ClientDisconnected from None  # the loop has answered with a 504
         self.claim = None
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, gather: bool) -> None:
         connection = self.connection
         if connection.outbox is None:
-            if self.gathers:
+            if gather:
                 connection.outbox = Outbox()
                 connection.outbox.gathering = True
             else:

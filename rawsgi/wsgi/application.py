@@ -104,7 +104,7 @@ def parse_reference(spec: str, text: str) -> Reference:
             raise ApplicationError(
                 f"{spec!r}: only literals can be given: texts, numbers, True, None, lists, ..."
             ) from None
-        if "" in keywords:
+        if "" in keywords or len(keywords) < len(node.keywords):
             raise refusal
         call = (arguments, keywords)
         node = node.func
@@ -235,9 +235,8 @@ def _describe_import_failure(name: str, error: BaseException) -> ApplicationErro
     frames = _trim(error.__traceback__)
     reason = _describe_exception(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        top = error.name.partition(".")[0]
         reason = f"it imports {error.name!r}, which is not found"
-        if top not in sys.modules:
+        if not _exists(error.name.partition(".")[0]):
             reason += f"; is it installed for {sys.executable}?"
     elif isinstance(error, SystemExit):
         reason = f"it stopped while it was imported: {_describe_exception(error)}"
@@ -246,6 +245,14 @@ def _describe_import_failure(name: str, error: BaseException) -> ApplicationErro
     elif isinstance(error, SyntaxError) and error.filename:
         reason += f" ({error.filename}, line {error.lineno})"
     return ApplicationError(f"cannot import {name!r}: {reason}", _format(error, frames))
+
+
+def _exists(name: str) -> bool:
+    """Is there a top-level module of this name, imported or not?"""
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _describe_exception(error: BaseException) -> str:

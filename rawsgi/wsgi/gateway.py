@@ -8,16 +8,16 @@ head went out is a 500; after it the connection is cut, which is how the client 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
+from types import CoroutineType
 from typing import Any, Protocol
 
 from rawsgi.logs import escape, log
-from rawsgi.protocol.message import ClientDisconnected, Request, ResponseError
-from rawsgi.protocol.response import Fields
+from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request, ResponseError
+from rawsgi.protocol.response import Fields, reason_phrase
 from rawsgi.wsgi.environ import build_environ
 from rawsgi.wsgi.file_wrapper import FileWrapper
-
-# A list of blocks up to this size in all is joined and sent at once.
-JOIN_BYTES = 1 << 20
+from rawsgi.wsgi.input import ContentCut, StreamedInput
 
 _ERROR_STATUS = "500 Internal Server Error"
 _ERROR_FIELDS = [("Content-Type", "text/plain; charset=utf-8")]
@@ -31,20 +31,23 @@ class Exchange(Protocol):
 
     request: Request
     head_sent: bool
+    """Bytes of the response may be on the wire: it cannot be replaced any more."""
 
     base: dict[str, Any]
     """The environ of the listener, to be copied."""
     content: Any
-    """wsgi.input"""
+    """A file at its beginning, or the source of a `StreamedInput`."""
     content_bytes: int | None
-    """Length of the content where all of it was read."""
+    """Length of the content where all of it was read; None: it is still arriving."""
     remote: tuple[str, str]
 
     def client_disconnected(self) -> bool:
         """The client closed its side of the connection."""
 
     def send_response(self, status: str, fields: Fields, content: bytes) -> None:
-        """Send a whole response of known content. Raises `ResponseError`."""
+        """Send a whole response of known content; never waits for the client.
+
+        Raises `ResponseError`, `ClientDisconnected`."""
 
     def send_head(self, status: str, fields: Fields, length: int | None) -> None:
         """Begin a response; the head leaves with the first data. Raises `ResponseError`."""
@@ -56,7 +59,8 @@ class Exchange(Protocol):
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
     ) -> None:
         """Send a whole response whose content is (offset, count) of an open file; call `close`
-        when it was sent or cannot be. Raises `ResponseError`, and then did not close."""
+        when it was sent or cannot be. Raises `ResponseError`, `ClientDisconnected`, and then
+        did not close."""
 
     def send_end(self) -> None: ...
 
@@ -71,14 +75,16 @@ class Exchange(Protocol):
 class StartResponse:
     """The `start_response` of one request, and the `write` that it returns."""
 
-    exchange: Exchange
+    exchange: Any
+    """The `Exchange`; `ENDED` after it, because an application may keep both callables."""
     status: str | None = None
     fields: Fields = ()
 
     def __call__(
         self, status: str, fields: Fields, exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        if exc_info is not None:
+        """PEP 3333, "The start_response() Callable"."""
+        if exc_info:
             try:
                 if self.exchange.head_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
@@ -101,28 +107,51 @@ class StartResponse:
 
     def send_head(self, length: int | None) -> None:
         if self.status is None:
-            raise ResponseError("the application did not call start_response")
+            raise no_start()
         self.exchange.send_head(self.status, self.fields, length)
+
+
+class _Ended:
+    """What `StartResponse` has for an exchange once the response is over.
+
+    A block that came now would stand where the client expects its next response.
+    """
+
+    head_sent = True
+
+    def send_data(self, block: bytes) -> None:
+        raise AssertionError("write() was called after the end of the response")
+
+
+ENDED = _Ended()
 
 
 class Gateway:
     """One application. `run` may be called by several threads at once."""
 
-    __slots__ = ("_application",)
+    __slots__ = ("_application", "streams_request")
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, streams_request: bool = False) -> None:
+        """`streams_request` is the setting; the application's own `stream_request` decides over it.
+
+        Whoever has `streams_request` True is given exchanges whose content is still arriving.
+        """
         self._application = application
+        self.streams_request = bool(getattr(application, "stream_request", streams_request))
 
     def run(self, exchange: Exchange) -> None:
-        """Run one request to the end of its response. Never raises."""
+        """Run one request to the end of its response. Raises nothing that the application did."""
         result: Any = None
         start = StartResponse()
         start.exchange = exchange
         try:
+            content = exchange.content
+            if exchange.content_bytes is None:
+                content = StreamedInput(content)
             environ = build_environ(
                 exchange.base,
                 exchange.request,
-                exchange.content,
+                content,
                 exchange.content_bytes,
                 exchange.remote,
                 exchange.client_disconnected,
@@ -133,8 +162,9 @@ class Gateway:
                 self._send_list(exchange, start, result)
             elif kind is FileWrapper and not exchange.head_sent and (span := result.find_span()):
                 if start.status is None:
-                    raise ResponseError("the application did not call start_response")
-                exchange.send_file(start.status, start.fields, result.file, span, result.close)
+                    raise no_start()
+                close = partial(close_result, exchange, result)
+                exchange.send_file(start.status, start.fields, result.file, span, close)
                 result = None  # the exchange closes it
             else:
                 self._send_blocks(exchange, start, result)
@@ -142,66 +172,68 @@ class Gateway:
             pass
         except BaseException as error:  # SystemExit too: the server outlives its application
             self._fail(exchange, error)
-        close = getattr(result, "close", None)
-        if close is not None:
-            try:
-                close()
-            except BaseException as error:
-                log_failure(exchange, "close() of the response failed", error)
+        finally:
+            start.exchange = ENDED
+            if result is not None and type(result) is not list:
+                close_result(exchange, result)
 
     def _send_list(self, exchange: Exchange, start: StartResponse, blocks: list[bytes]) -> None:
-        """All the blocks are here already: their length is known, none is delayed."""
+        """All the blocks are here already: their length is known, and joined none is delayed.
+
+        Sent one by one they would hold this thread for as long as the client takes.
+        """
         if start.status is None:
-            raise ResponseError("the application did not call start_response")
+            raise no_start()
         if len(blocks) == 1:
             content = blocks[0]
             if type(content) is not bytes:
                 content = check_block(content)
         else:
-            for block in blocks:
-                check_block(block)
-            length = sum(map(len, blocks))
-            if length > JOIN_BYTES:
-                start.send_head(length)
-                for block in blocks:
-                    if block and exchange.wants_content:
-                        exchange.send_data(block)
-                exchange.send_end()
-                return
-            content = b"".join(blocks)
+            content = b"".join(
+                [block if type(block) is bytes else check_block(block) for block in blocks]
+            )
         exchange.send_response(start.status, start.fields, content)
 
     def _send_blocks(self, exchange: Exchange, start: StartResponse, result: Any) -> None:
         """Each block leaves before the next one is asked for (PEP 3333, "Buffering")."""
-        if result is None:
-            raise ResponseError("the application returned None instead of an iterable of bytes")
-        sized = hasattr(result, "__len__")
+        check_result(result)
+        begun = exchange.head_sent
         for block in result:
             if type(block) is not bytes:
                 block = check_block(block)
             if not block:
                 continue
-            if not exchange.head_sent:
+            if not begun:
                 # PEP 3333, "Handling the Content-Length Header": one block is the whole.
-                start.send_head(len(block) if sized and len(result) == 1 else None)
-                if not exchange.wants_content:
-                    break  # HEAD, 204, 304: nothing that follows would be sent
-            elif not exchange.wants_content:
-                exchange.send_data(block)  # notes what is too much
+                start.send_head(len(block) if count_blocks(result) == 1 else None)
+                begun = True
+            if not exchange.wants_content:
+                # HEAD, 204, 304: nothing that follows would be sent. Or the Content-Length is
+                # reached, and here is more: the exchange notes it.
+                exchange.send_data(block)
                 break
             exchange.send_data(block)
-        if not exchange.head_sent:
-            head_only = exchange.request.method == "HEAD"
-            start.send_head(None if head_only else 0)
+        if not begun:
+            start.send_head(None if exchange.request.method == "HEAD" else 0)
         exchange.send_end()
 
     def _fail(self, exchange: Exchange, error: BaseException) -> None:
-        log_failure(exchange, "the application failed", error)
+        """Answer for the application, or cut the response off where it has begun."""
+        status, content = _ERROR_STATUS, _ERROR_CONTENT
+        if isinstance(error, ContentCut):
+            # Not its fault: the client sent broken content, too slowly, too much, or left.
+            log.info("%s: %s", describe(exchange), error)
+            if isinstance(error.reason, ProtocolError):
+                code = error.reason.status
+                status = f"{code} {reason_phrase(code)}"
+                content = f"{status}\n{error.reason.reason}\n".encode()
+        else:
+            log_failure(exchange, "the application failed", error)
         try:
             if exchange.head_sent:
                 exchange.abort("the application failed after the head of its response")
             else:
-                exchange.send_response(_ERROR_STATUS, _ERROR_FIELDS, _ERROR_CONTENT)
+                exchange.send_response(status, _ERROR_FIELDS, content)
         except ClientDisconnected:
             pass
 
@@ -215,11 +247,63 @@ def check_block(block: object) -> bytes:
     )
 
 
+def check_result(result: object) -> None:
+    """Raise `ResponseError` if the application returned what cannot be a list of blocks."""
+    kind = type(result)
+    iterable = hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")
+    if not iterable or isinstance(result, str | bytes | bytearray | memoryview):
+        what = "None" if result is None else kind.__name__
+        hint = " (it is async: this is a WSGI server)" if isinstance(result, CoroutineType) else ""
+        raise ResponseError(f"the application returned {what} instead of an iterable of bytes{hint}")
+
+
+def count_blocks(result: Any) -> int:
+    """Return `len(result)`, which PEP 3333 allows to rely on where it works; -1 where not."""
+    try:
+        return len(result)
+    except Exception:
+        return -1
+
+
+def no_start() -> ResponseError:
+    return ResponseError("the application did not call start_response")
+
+
+def close_result(exchange: Exchange, result: Any) -> None:
+    """Call the `close()` of what the application returned, if it has one. Any thread.
+
+    For a file it is the loop that comes here, after the last byte: nothing may be raised.
+    """
+    try:
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+    except BaseException as error:
+        log_failure(exchange, "close() of the response failed", error)
+
+
+def describe(exchange: Exchange) -> str:
+    """Method and target for the log, safe against bytes from the wire."""
+    return f"{exchange.request.method} {escape(exchange.request.target)}"
+
+
 def log_failure(exchange: Exchange, what: str, error: BaseException) -> None:
     """Write an error with its request to the error log; a traceback only if it tells more."""
-    request = exchange.request
-    where = f"{request.method} {escape(request.target)}"
-    if isinstance(error, ResponseError):
-        log.error("%s: %s", where, error)
-    else:
-        log.error("%s: %s", where, what, exc_info=error)
+    try:
+        if isinstance(error, ResponseError) and not has_foreign_frame(error):
+            log.error("%s: %s", describe(exchange), error)
+        else:
+            log.error("%s: %s", describe(exchange), what, exc_info=error)
+    except Exception:
+        pass  # a handler that somebody added to the log failed: no reason to fail as well
+
+
+def has_foreign_frame(error: BaseException) -> bool:
+    """Did the error pass through code that is not the server's own?"""
+    frames = error.__traceback__
+    while frames is not None:
+        module = frames.tb_frame.f_globals.get("__name__", "")
+        if not module.startswith("rawsgi."):
+            return True
+        frames = frames.tb_next
+    return False

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.check import check
+from tests.benchmarks.hostile import hostile
 from tests.benchmarks.load.wrk import LoadError, find_wrk
 from tests.benchmarks.output.page import describe_run, write_docs, write_json
 from tests.benchmarks.output.plot import write_svg
@@ -14,8 +16,6 @@ from tests.benchmarks.output.table import write_text
 from tests.benchmarks.rounds import Plan, run_rounds
 from tests.benchmarks.servers import SERVERS, Server
 from tests.benchmarks.workloads import WORKLOADS
-
-COMMANDS = ("check", "hostile", "profile")
 
 
 def show_progress(text: str) -> None:
@@ -39,19 +39,33 @@ def choose_servers(names: Sequence[str]) -> tuple[list[Server], list[str]]:
     return [SERVERS[name] for name in wanted if SERVERS[name].version() is not None], missing
 
 
+COMMANDS = {"check": check, "hostile": hostile}
+
+
 def measure(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure rawsgi beside every installed server, in interleaved rounds. "
         f"Further commands: {', '.join(COMMANDS)}.",
     )
-    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), metavar="NAME",
-                        help=f"only this one (repeatable): {', '.join(WORKLOADS)}")
-    parser.add_argument("--with", action="append", choices=list(SERVERS), metavar="NAME",
-                        dest="others", help=f"only this server (repeatable): {', '.join(SERVERS)}")
+    parser.add_argument(
+        "--workload",
+        action="append",
+        choices=list(WORKLOADS),
+        metavar="NAME",
+        help=f"only this one (repeatable): {', '.join(WORKLOADS)}",
+    )
+    parser.add_argument(
+        "--with",
+        action="append",
+        choices=list(SERVERS),
+        metavar="NAME",
+        dest="others",
+        help=f"only this server (repeatable): {', '.join(SERVERS)}",
+    )
     parser.add_argument("--without-rawsgi", action="store_true", help="measure the others only")
-    parser.add_argument("--rounds", type=int, default=Plan.rounds)
-    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="of load, per round")
+    parser.add_argument("--rounds", type=int, default=Plan().rounds)
+    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="of load, per round")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--svg", type=Path, metavar="FILE")
     parser.add_argument("--write-docs", action="store_true", help="docs/benchmarks.*")
@@ -82,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
     except LoadError as error:
         print(error, file=sys.stderr)
         return 2
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:], show_progress)
     return measure(argv)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,21 @@ def parse_pss_kib(text: str) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     return 0
+
+
+def parse_core_busy(text: str, cores: Collection[int]) -> float:
+    """Seconds that the given cores have been at work, by `/proc/stat`; waiting is no work."""
+    ticks = 0
+    for line in text.splitlines():
+        name, *fields = line.split()
+        if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
+            user, nice, system, _, _, interrupt, soft_interrupt = map(int, fields[:7])
+            ticks += user + nice + system + interrupt + soft_interrupt
+    return ticks / TICKS_PER_S
+
+
+def read_core_busy_s(cores: Collection[int]) -> float:
+    return parse_core_busy(_read(PROC / "stat"), cores)
 
 
 def list_tree(root: int) -> list[int]:
@@ -108,13 +123,19 @@ def read_pss_kib(processes: Iterable[int]) -> int:
     return sum(parse_pss_kib(_read(PROC / str(process) / "smaps_rollup")) for process in processes)
 
 
-def read_switches(processes: Iterable[int]) -> int:
-    """Context switches so far of all living threads."""
-    return sum(
-        parse_switches(_read(task / "status"))
+def read_switches(processes: Iterable[int]) -> dict[int, int]:
+    """Context switches so far of each living thread, by its number."""
+    return {
+        int(task.name): parse_switches(_read(task / "status"))
         for process in processes
         for task in _list(PROC / str(process) / "task")
-    )
+    }
+
+
+def spent_switches(before: Mapping[int, int], after: Mapping[int, int]) -> int:
+    """Switches between two readings; a thread that ended in between counts as one."""
+    ended = len(before.keys() - after.keys())
+    return ended + sum(count - before.get(thread, 0) for thread, count in after.items())
 
 
 def count_threads(processes: Iterable[int]) -> int:

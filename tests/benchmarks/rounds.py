@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import subprocess
 import tempfile
 import time
@@ -18,8 +19,8 @@ from dataclasses import dataclass, replace
 
 from tests.benchmarks import readings
 from tests.benchmarks.load.client import end_client, start_client
-from tests.benchmarks.load.wrk import Load, LoadError, LoadFigures, run_wrk
-from tests.benchmarks.output.figures import Figures, Results
+from tests.benchmarks.load.wrk import Load, LoadError, run_wrk
+from tests.benchmarks.output.figures import FOREIGN_LIMIT, Figures, Results
 from tests.benchmarks.served.applications import FILE_VARIABLE
 from tests.benchmarks.servers import (
     Cores,
@@ -49,6 +50,8 @@ class Plan:
     seconds: float = 2.0
     idle_connections: int = IDLE_CONNECTIONS
     idle_s: float = IDLE_S
+    patience_s: float = 5.0
+    """How long to wait, before each measurement, for others to leave the cores alone."""
 
 
 def run_rounds(
@@ -76,6 +79,17 @@ def run_rounds(
     return results
 
 
+def await_quiet(cores: Cores, patience_s: float) -> None:
+    """Wait until the cores have been idle for a moment, at most `patience_s`."""
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        start, busy_s = time.monotonic(), readings.read_core_busy_s(cores.server | cores.load)
+        time.sleep(0.25)
+        busy_s = readings.read_core_busy_s(cores.server | cores.load) - busy_s
+        if busy_s < FOREIGN_LIMIT * (time.monotonic() - start):
+            return
+
+
 @contextlib.contextmanager
 def _file_to_send() -> Iterator[dict[str, str]]:
     with tempfile.NamedTemporaryFile(prefix="rawsgi-benchmark-") as file:
@@ -97,6 +111,7 @@ def measure(
         ServerError, LoadError: it did not start, died, or could not be loaded.
     """
     cores = choose_cores()
+    await_quiet(cores, plan.patience_s)
     launch = Launch(workload.application, find_free_port(), workload.threads, workload.connections)
     with running(server, launch, cores.server, environment, workload.load.path) as up:
         seconds = max(plan.seconds, workload.seconds_at_least)
@@ -109,48 +124,74 @@ def measure(
 
 
 @dataclass(slots=True)
-class Loaded:
-    """The figures of one run of wrk, with what the server spent on it."""
+class Meter:
+    """What a server spends from `start_meter` to `read`."""
 
-    figures: LoadFigures
-    cpu_s: float
-    system_share: float
-    wall_s: float
+    server: Running
+    cores: Cores
+    stats: dict[int, readings.Stat]
+    cpu: dict[int, float]
+    cores_s: float
+    children_s: float
+    start: float
 
-    def table(self) -> Figures:
-        requests = self.figures.requests
-        if not requests:
-            raise LoadError("no request was answered")
+    def read(self) -> Figures:
+        wall_s = time.monotonic() - self.start
+        cores_s = readings.read_core_busy_s(self.cores.server | self.cores.load) - self.cores_s
+        load_s = _read_children_s() - self.children_s
+        tree = self.server.tree()
+        cpu_s = readings.spent_cpu_s(self.cpu, readings.read_cpu_s(tree))
         return {
-            "cpu_us": self.cpu_s / requests * 1e6,
-            "system": self.system_share,
-            "requests_s": self.figures.requests_s,
-            "p50_ms": self.figures.p50_us / 1e3,
-            "p99_ms": self.figures.p99_us / 1e3,
-            "busy": self.cpu_s / self.wall_s,
-            "errors": float(self.figures.errors),
+            "cpu_s": cpu_s,
+            "system": readings.read_system_share(self.stats, readings.read_stats(tree)),
+            "busy": cpu_s / wall_s,
+            "foreign": max(0.0, cores_s - cpu_s - load_s) / wall_s,
         }
 
 
-def apply_load(server: Running, load: Load, seconds: float, cores: Cores) -> Loaded:
-    """Run wrk against `server` and read the server's CPU time before and after."""
+def start_meter(server: Running, cores: Cores) -> Meter:
     tree = server.tree()
-    stats, cpu, start = readings.read_stats(tree), readings.read_cpu_s(tree), time.monotonic()
-    figures = run_wrk(server.port, load, seconds, cores.load)
-    tree = server.tree()
-    return Loaded(
-        figures,
-        readings.spent_cpu_s(cpu, readings.read_cpu_s(tree)),
-        readings.read_system_share(stats, readings.read_stats(tree)),
-        time.monotonic() - start,
+    return Meter(
+        server,
+        cores,
+        readings.read_stats(tree),
+        readings.read_cpu_s(tree),
+        readings.read_core_busy_s(cores.server | cores.load),
+        _read_children_s(),
+        time.monotonic(),
     )
+
+
+def _read_children_s() -> float:
+    """CPU seconds of the children that have ended: of the load generator, at its end."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def apply_load(server: Running, load: Load, seconds: float, cores: Cores) -> Figures:
+    """Run wrk against `server` and read what the server spent on it."""
+    meter = start_meter(server, cores)
+    seen = run_wrk(server.port, load, seconds, cores.load)
+    figures = meter.read()
+    if not seen.requests:
+        raise LoadError("no request was answered")
+    cpu_us = figures.pop("cpu_s") / seen.requests * 1e6
+    return {
+        **figures,
+        "cpu_us": cpu_us,
+        "requests_s": seen.requests_s,
+        "p50_ms": seen.p50_us / 1e3,
+        "p99_ms": seen.p99_us / 1e3,
+        "errors": float(seen.errors),
+        "cut": float(seen.read),
+    }
 
 
 def _measure_load(
     server: Running, workload: Workload, plan: Plan, cores: Cores, number: int
 ) -> Figures:
     apply_load(server, workload.load, WARM_UP_S, cores)
-    figures = apply_load(server, workload.load, plan.seconds, cores).table()
+    figures = apply_load(server, workload.load, plan.seconds, cores)
     return {**figures, "memory_kib": float(readings.read_pss_kib(server.tree()))}
 
 
@@ -159,7 +200,7 @@ def _measure_many(
 ) -> Figures:
     few = replace(workload.load, connections=32)
     apply_load(server, few, WARM_UP_S, cores)
-    alone = apply_load(server, few, plan.seconds, cores).table()
+    alone = apply_load(server, few, plan.seconds, cores)
     figures = _measure_load(server, workload, plan, cores, number)
     return {**figures, "own_ratio": figures["cpu_us"] / alone["cpu_us"]}
 
@@ -176,7 +217,7 @@ def _measure_idle_connections(
 ) -> Figures:
     """Busy connections alone, beside the idle ones, and alone again; the memory between."""
     apply_load(server, workload.load, WARM_UP_S, cores)
-    before = apply_load(server, workload.load, plan.seconds, cores).table()
+    before = apply_load(server, workload.load, plan.seconds, cores)
     memory_kib = readings.read_pss_kib(server.tree())
     arguments = [str(server.port), str(plan.idle_connections)]
     client = start_client("idle", arguments, cores.load)
@@ -184,7 +225,7 @@ def _measure_idle_connections(
         assert client.stdin is not None and client.stdout is not None
         opened = int(client.stdout.readline() or 0)
         with_idle_kib = readings.read_pss_kib(server.tree())
-        beside = apply_load(server, workload.load, plan.seconds, cores).table()
+        beside = apply_load(server, workload.load, plan.seconds, cores)
         client.stdin.write("count\n")
         client.stdin.flush()
         held = int(client.stdout.readline() or 0)
@@ -192,7 +233,7 @@ def _measure_idle_connections(
         client.wait(20)
     finally:
         end_client(client)
-    after = apply_load(server, workload.load, plan.seconds, cores).table()
+    after = apply_load(server, workload.load, plan.seconds, cores)
     alone_us = (before["cpu_us"] + after["cpu_us"]) / 2
     alone_s = (before["requests_s"] + after["requests_s"]) / 2
     figures = {**beside, "memory_kib": float(with_idle_kib), "held": float(held)}
@@ -219,10 +260,10 @@ def _measure_mixed(
         return figures
 
     run(WARM_UP_S, SEED - 1)
-    cpu = readings.read_cpu_s(server.tree())
+    meter = start_meter(server, cores)
     figures = run(plan.seconds, SEED + number)
-    spent = readings.spent_cpu_s(cpu, readings.read_cpu_s(server.tree()))
-    figures["cpu_us"] = spent / figures.pop("requests") * 1e6
+    figures |= meter.read()
+    figures["cpu_us"] = figures.pop("cpu_s") / max(1.0, figures.pop("requests")) * 1e6
     return {**figures, "memory_kib": float(readings.read_pss_kib(server.tree()))}
 
 
@@ -237,7 +278,7 @@ def _measure_idle(
     time.sleep(plan.idle_s)
     after, spent = readings.read_switches(tree), readings.read_cpu_s(tree)
     return {
-        "switches": float(after - before),
+        "switches": float(readings.spent_switches(before, after)),
         "idle_cpu_ms": readings.spent_cpu_s(cpu, spent) * 1e3,
         "threads": float(readings.count_threads(tree)),
         "memory_kib": float(readings.read_pss_kib(tree)),

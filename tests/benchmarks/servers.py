@@ -131,7 +131,12 @@ def _waitress(launch: Launch) -> list[str]:
     return [
         *_python("-m", "waitress", f"--listen={HOST}:{launch.port}"),
         *([] if launch.threads is None else [f"--threads={launch.threads}"]),
-        *([] if launch.connections is None else [f"--connection-limit={launch.connections}"]),
+        # By default it uses select(), which ends at 1,024 descriptors.
+        *(
+            []
+            if launch.connections is None
+            else [f"--connection-limit={launch.connections}", "--asyncore-use-poll"]
+        ),
         launch.application,
     ]
 

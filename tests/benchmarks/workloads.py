@@ -7,7 +7,7 @@ about (`headline`), and where it departs from a server's own settings.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.benchmarks.load.wrk import Load
 
@@ -46,7 +46,7 @@ class Workload:
     kind: str = "load"
     """Which function of `rounds` measures it."""
 
-    load: Load = Load()
+    load: Load = field(default_factory=Load)
     threads: int | None = None
     connections: int | None = None
     seconds_at_least: float = 0.0

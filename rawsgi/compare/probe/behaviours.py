@@ -115,8 +115,10 @@ class CloseCounter:
         with self._changed:
             if token in self._counts:
                 self._changed.wait_for(lambda: self._counts[token] > 0, CLOSE_WAIT_S)
-            self._held.pop(token, None)
-            return self._counts.pop(token, -1)
+            count = self._counts.pop(token, -1)
+        # Only now may the object go: it could call close() while it is collected.
+        self._held.pop(token, None)
+        return count
 
 
 CLOSED: Final = CloseCounter()

@@ -148,14 +148,14 @@ def _str_after_bytes(environ: Environ, start_response: StartResponse) -> Any:
 
 @BEHAVIOURS.at("error/system-exit")
 def _system_exit(environ: Environ, start_response: StartResponse) -> Any:
-    raise SystemExit(3)
+    raise SystemExit(1)
 
 
 @BEHAVIOURS.at("error/system-exit-after-block")
 def _system_exit_after_block(environ: Environ, start_response: StartResponse) -> Any:
     start_response("200 OK", [TEXT])
     yield b"the first block"
-    raise SystemExit(3)
+    raise SystemExit(1)
 
 
 def _bad_head(status: Any, *fields: Any) -> Behaviour:
@@ -169,8 +169,6 @@ def _bad_head(status: Any, *fields: Any) -> Behaviour:
 BAD_HEADS: Final[dict[str, Behaviour]] = {
     "status-without-code": _bad_head("OK"),
     "status-short": _bad_head("20 OK"),
-    "status-long": _bad_head("2000 OK"),
-    "status-letters": _bad_head("2xx OK"),
     "status-number": _bad_head(200),
     "status-bytes": _bad_head(b"200 OK"),
     "status-crlf": _bad_head("200 OK\r\nX-Injected: yes"),
@@ -183,7 +181,6 @@ BAD_HEADS: Final[dict[str, Behaviour]] = {
     "field-name-empty": _bad_head("200 OK", ("", "a")),
     "field-name-colon": _bad_head("200 OK", ("X-Name:", "a")),
     "field-bytes": _bad_head("200 OK", ("X-Value", b"a")),
-    "field-name-bytes": _bad_head("200 OK", (b"X-Name", "a")),
     "field-number": _bad_head("200 OK", ("X-Value", 5)),
     "field-beyond-latin-1": _bad_head("200 OK", ("X-Value", "\u20ac")),
     "length-letters": _bad_head("200 OK", ("Content-Length", "ten")),

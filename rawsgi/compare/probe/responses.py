@@ -41,9 +41,15 @@ def _with_status(status: str) -> Behaviour:
     return answer_status
 
 
-for _status in ("200 OK", "201 Created", "202 Accepted", "203 Fine By Me", "404 Not Found"):
-    BEHAVIOURS.at("status/" + _status[:3])(_with_status(_status))
-for _status in ("299 Quite (all) right!", "418 I'm a teapot", "503 Service Unavailable"):
+STATUSES: Final = (
+    "200 OK",
+    "201 Created",
+    "203 Fine By Me",
+    "299 Quite (all) right!",
+    "404 Not Found",
+    "418 I'm a teapot",
+)
+for _status in STATUSES:
     BEHAVIOURS.at("status/" + _status[:3])(_with_status(_status))
 
 
@@ -348,13 +354,23 @@ class ReadableOnly:
         return self._source.read(size)
 
 
+class FileBlocks:
+    """What PEP 3333 shows for servers without wsgi.file_wrapper."""
+
+    def __init__(self, source: Any, block_bytes: int) -> None:
+        self._source = source
+        self._block_bytes = block_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self._source.read(self._block_bytes), b"")
+
+    def close(self) -> None:
+        if hasattr(self._source, "close"):
+            self._source.close()
+
+
 def _wrap_file(environ: Environ, source: Any) -> Any:
-    wrapper = environ.get("wsgi.file_wrapper")
-    if wrapper is not None:
-        return wrapper(source, 4096)
-    blocks = ClosingBlocks(environ, iter(lambda: source.read(4096), b""))
-    CLOSED.open(environ.get("QUERY_STRING", ""), (source, blocks))
-    return blocks
+    return environ.get("wsgi.file_wrapper", FileBlocks)(source, 4096)
 
 
 def _open_file(environ: Environ, at: int = 0) -> CountedFile:

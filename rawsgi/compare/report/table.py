@@ -218,7 +218,7 @@ def _render_summary(comparison: Comparison, width: int, style: Style) -> Iterato
     heads = ["asked", "judged", "right", "MUST", "SHOULD", "unsafe", "differs", "crashes"]
     yield ""
     label = max(16, width - 8 * len(heads))
-    yield style.paint("By the specification".ljust(label)[: label - 1], "bold") + " " + style.paint(
+    yield style.paint("Verdict".ljust(label)[: label - 1], "bold") + " " + style.paint(
         "".join(head.rjust(8) for head in heads), "bold"
     )
     for column in comparison.columns:

@@ -19,7 +19,7 @@ from rawsgi.compare.report.table import ENDING_NOTES, Style
 SHOWN_LIMIT_BYTES: Final = 8192
 _OFFSET_WIDTH: Final = 6
 _NOTES: Final = {
-    "half-closed": "-- the tester ends its sending side",
+    "half-closed": "-- the tester half-closes",
     "follow-up": "-- the tester sends one more GET",
     "closed": "-- the server closes",
     "reset": "-- the server resets",
@@ -66,9 +66,13 @@ def _cut(data: bytes) -> Iterator[bytes]:
 
 
 def list_lines(transcript: Transcript) -> list[Line]:
-    """List what came, in order, with notes where the tester did something meanwhile."""
+    """List what came, in order, with notes where the tester did something meanwhile.
+
+    Of what came after the follow-up request only the first line is shown: it says no more than
+    that the connection lives.
+    """
     lines: list[Line] = []
-    offset, pending = 0, b""
+    offset, pending, followed = 0, b"", False
     events = transcript.events
     for number, event in enumerate(events):
         if event.kind == "received":
@@ -76,17 +80,25 @@ def list_lines(transcript: Transcript) -> list[Line]:
             continue
         note = _describe_event(event, number, events)
         if note:
-            lines += split_lines(pending, offset)
+            lines += _list_part(pending, offset, followed)
             offset, pending = offset + len(pending), b""
             lines.append(Line(None, note))
-    lines += split_lines(pending, offset)
-    return lines
+        followed = followed or event.kind == "follow-up"
+    return lines + _list_part(pending, offset, followed)
+
+
+def _list_part(data: bytes, offset: int, followed: bool) -> list[Line]:
+    first = data.find(b"\n") + 1
+    if not followed or not 0 < first < len(data):
+        return list(split_lines(data, offset))
+    more = Line(None, f"... {len(data) - first} more bytes")
+    return [*split_lines(data[:first], offset), more]
 
 
 def _describe_event(event: Event, number: int, events: Sequence[Event]) -> str:
     if event.kind == "sent":
         earlier = {previous.kind for previous in events[:number]}
-        return f"-- the tester sends {len(event.data)} bytes" if "received" in earlier else ""
+        return f"-- {len(event.data)} bytes are sent" if "received" in earlier else ""
     if event.kind == "connected" and number == 0:
         return ""
     return _NOTES[event.kind]
@@ -162,10 +174,25 @@ def _render_pair(row: Row, names: Sequence[str], width: int, style: Style) -> It
         None, [line.text for line in left], [line.text for line in right], autojunk=False
     )
     for kind, i1, i2, j1, j2 in matcher.get_opcodes():
-        for number in range(max(i2 - i1, j2 - j1)):
-            mine = left[i1 + number] if number < i2 - i1 else None
-            theirs = right[j1 + number] if number < j2 - j1 else None
-            yield from _render_sides(mine, theirs, kind == "equal", side, style)
+        if kind == "equal":
+            for mine, theirs in zip(left[i1:i2], right[j1:j2], strict=True):
+                yield from _render_sides(mine, theirs, True, side, style)
+        else:
+            for pair in _pair_alike(left[i1:i2], right[j1:j2]):
+                yield from _render_sides(*pair, False, side, style)
+
+
+def _pair_alike(
+    left: Sequence[Line], right: Sequence[Line]
+) -> Iterator[tuple[Line | None, Line | None]]:
+    """Put lines that differ beside each other where they begin alike (a field's two values)."""
+    keys = [[line.text.partition(":")[0].partition(" ")[0] for line in side] for side in (left, right)]
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+        if kind == "equal":
+            yield from zip(left[i1:i2], right[j1:j2], strict=True)
+        else:
+            yield from ((line, None) for line in left[i1:i2])
+            yield from ((None, line) for line in right[j1:j2])
 
 
 def _render_sides(

@@ -130,6 +130,7 @@ def run(port: int, requests: list[tuple[float, bool]]) -> dict[str, float]:
         unanswered = [(due, slow) for _, due, slow, _ in mixed.busy.values()] + list(waiting)
     finally:
         mixed.close()
+    answered = len(mixed.fast_ms) + len(mixed.slow_ms) - mixed.errors
     for due, slow in unanswered:
         mixed.record(due, slow)
     return {
@@ -138,7 +139,7 @@ def run(port: int, requests: list[tuple[float, bool]]) -> dict[str, float]:
         "fast_max_ms": max(mixed.fast_ms, default=0.0),
         "slow_p50_ms": percentile(mixed.slow_ms, 0.5),
         "slow_p99_ms": percentile(mixed.slow_ms, 0.99),
-        "requests": float(len(mixed.fast_ms) + len(mixed.slow_ms)),
+        "requests": float(answered),
         "errors": float(mixed.errors + len(unanswered)),
     }
 

@@ -54,7 +54,9 @@ class LoadFigures:
 
     @property
     def errors(self) -> int:
-        return self.connect + self.read + self.write + self.status + self.timeout
+        """Failed requests. wrk's read errors are not among them: it also counts one when a
+        server closes a connection without having said so, after a complete response."""
+        return self.connect + self.write + self.status + self.timeout
 
     @property
     def requests_s(self) -> float:

@@ -1,7 +1,8 @@
 """The figures of all rounds, and what may be said about them.
 
 Rule: a figure is a median over rounds with its lowest and highest beside it, and a ratio is
-the median of the ratios within each round, never the ratio of two medians.
+the median of the ratios within each round, never the ratio of two medians. A round that
+other processes of the machine disturbed counts only when there is no other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ Figures = dict[str, float]
 """The figures of one server in one round, by the names in `METRICS`."""
 
 REFERENCE = "rawsgi"
+
+FOREIGN_LIMIT = 0.1
+"""A round is disturbed when others took more than this share of one core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,9 @@ METRICS = {
     "p99_ms": Metric("p99 ms", 2),
     "memory_kib": Metric("memory MiB", 1, 1 / 1024),
     "busy": Metric("busy", 0, 100, "%"),
+    "foreign": Metric("others", 0, 100, "%"),
     "errors": Metric("errors", 0),
+    "cut": Metric("unannounced closes", 0),
     "own_ratio": Metric("CPU to its own at 32", 2, unit="x"),
     "ideal": Metric("of the ideal", 1, 100, "%"),
     "fast_p50_ms": Metric("fast p50 ms", 2),
@@ -99,20 +105,33 @@ class Results:
 
     def values(self, workload: str, server: str, key: str) -> list[float]:
         """One value per round that has it; for `ratio`, per round that both servers have."""
-        rounds = self.rounds.get(workload, {}).get(server, {})
-        if key != "ratio":
-            return [figures[key] for figures in rounds.values() if key in figures]
-        return self.ratios(workload, server, REFERENCE)
+        if key == "ratio":
+            return self.ratios(workload, server, REFERENCE)
+        rounds = self.rounds.get(workload, {}).get(server, {}).values()
+        quiet = [figures[key] for figures in rounds if key in figures and _is_quiet(figures)]
+        return quiet or [figures[key] for figures in rounds if key in figures]
 
     def ratios(self, workload: str, server: str, to: str, key: str = "cpu_us") -> list[float]:
         """`server` divided by `to`, within each round that has both."""
         rounds = self.rounds.get(workload, {}).get(server, {})
         others = self.rounds.get(workload, {}).get(to, {})
-        return [
-            figures[key] / others[number][key]
+        pairs = [
+            (figures, others[number])
             for number, figures in rounds.items()
             if key in figures and others.get(number, {}).get(key)
         ]
+        quiet = [pair for pair in pairs if _is_quiet(pair[0]) and _is_quiet(pair[1])]
+        return [figures[key] / other[key] for figures, other in quiet or pairs]
+
+    def count_disturbed(self) -> tuple[int, int]:
+        """How many rounds others disturbed, and how many there were."""
+        rounds = [
+            figures
+            for servers in self.rounds.values()
+            for numbered in servers.values()
+            for figures in numbered.values()
+        ]
+        return sum(not _is_quiet(figures) for figures in rounds), len(rounds)
 
     def spread(self, workload: str, server: str, key: str) -> Spread | None:
         return spread(self.values(workload, server, key))
@@ -134,6 +153,10 @@ class Results:
             for workload, servers in self.rounds.items()
         }
         return {"workloads": workloads, "failures": self.failures}
+
+
+def _is_quiet(figures: Figures) -> bool:
+    return figures.get("foreign", 0.0) <= FOREIGN_LIMIT
 
 
 def read_json(document: dict[str, Any]) -> Results:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.benchmarks.output.figures import Results
 from tests.benchmarks.output.plot import write_svg
-from tests.benchmarks.output.table import build_rows, write_markdown
+from tests.benchmarks.output.table import build_rows, write_disturbance, write_markdown
 from tests.benchmarks.servers import ROOT, SERVERS
 from tests.benchmarks.workloads import WORKLOADS
 
@@ -61,7 +61,7 @@ def write_section(results: Results, about: Mapping[str, Any]) -> str:
         f"Measured on {about['date']}: {about['python']}, {about['system']}, "
         f"{about['processor']}, {about['cores']} cores; {about['rounds']} rounds of "
         f"{about['seconds']:g} s; medians, with the lowest and highest round in parentheses. "
-        f"{versions}.",
+        f"{versions}. {write_disturbance(results)}",
         "![Bars of each workload's main figure, by server](benchmarks.svg)",
     ]
     for workload in results.rounds:

@@ -50,7 +50,9 @@ def write_svg(results: Results) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" '
         f'width="{WIDTH}" height="{top}" role="img" aria-label="{title}">\n'
         f"<title>{title}</title>\n<style>\n{STYLE}</style>\n"
-        f'<rect class="page" width="{WIDTH}" height="{top}" rx="8"/>\n' + "".join(parts) + "</svg>\n"
+        f'<rect class="page" width="{WIDTH}" height="{top}" rx="8"/>\n'
+        + "".join(parts)
+        + "</svg>\n"
     )
 
 
@@ -75,8 +77,9 @@ def _draw_panel(workload: str, rows: list[Row], left: int, top: int, width: int)
     better = "more is better" if key in HIGHER_IS_BETTER else "less is better"
     reference = next((row[1] for row in rows if row[0] == REFERENCE), 0.0)
     scale = (width - NAME_WIDTH - LABEL_WIDTH) / (max(row[1] for row in rows) or 1.0)
+    title = escape(WORKLOADS[workload].title)
     parts = [
-        f'<text class="title" x="{left}" y="{top + 12}">{escape(WORKLOADS[workload].title)}</text>\n'
+        f'<text class="title" x="{left}" y="{top + 12}">{title}</text>\n'
         f'<text class="note" x="{left}" y="{top + 28}">{escape(metric.title)}, {better}</text>\n'
     ]
     for number, (server, median, low, high) in enumerate(rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.benchmarks.output.figures import METRICS, Results
+from tests.benchmarks.output.figures import FOREIGN_LIMIT, METRICS, Results
 from tests.benchmarks.workloads import WORKLOADS
 
 HIDDEN = frozenset({"system", "slow_p50_ms"})
@@ -14,7 +14,7 @@ HIDDEN = frozenset({"system", "slow_p50_ms"})
 def build_rows(results: Results, workload: str) -> list[list[str]]:
     """A header row, then a row per server; the headline figure carries its spread."""
     headline = WORKLOADS[workload].headline
-    keys = [key for key in results.keys(workload) if key not in HIDDEN]
+    keys = [key for key in results.keys(workload) if _is_shown(results, workload, key)]
     rows = [["server", *(METRICS[key].title for key in keys)]]
     for server in results.servers(workload):
         row = [server]
@@ -29,13 +29,24 @@ def build_rows(results: Results, workload: str) -> list[list[str]]:
     return rows
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first to the left, the others to the right."""
+def _is_shown(results: Results, workload: str, key: str) -> bool:
+    """Not what is for the JSON, and not a column of nothing but zeros that says nothing."""
+    if key in HIDDEN:
+        return False
+    if key != "cut":
+        return True
+    return any(any(results.values(workload, server, key)) for server in results.servers(workload))
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns of equal width: `left` of them set to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -58,4 +69,13 @@ def write_text(results: Results) -> str:
         f"{failure['text']}"
         for failure in results.failures
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, write_disturbance(results)])
+
+
+def write_disturbance(results: Results) -> str:
+    """One sentence on how far the machine was ours."""
+    disturbed, rounds = results.count_disturbed()
+    return (
+        f"In {disturbed} of {rounds} rounds other processes took more than "
+        f"{FOREIGN_LIMIT:.0%} of a core; they count only where there is no other."
+    )

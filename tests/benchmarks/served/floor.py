@@ -22,6 +22,7 @@ ANSWER = (
     b"Content-Length: %d\r\n"
     b"\r\n" % len(HELLO)
 ) + HELLO
+LAST_ANSWER = ANSWER.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
 
 
 def serve(host: str, port: int) -> None:
@@ -39,11 +40,12 @@ def serve(host: str, port: int) -> None:
                 continue
             try:
                 received = connection.recv(65536)
+                last = not received or b"Connection: close" in received
                 if received:
-                    connection.send(ANSWER)
+                    connection.send(LAST_ANSWER if last else ANSWER)
             except OSError:
-                received = b""
-            if not received or b"Connection: close" in received:
+                last = True
+            if last:
                 del connections[descriptor]
                 connection.close()
 

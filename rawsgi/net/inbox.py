@@ -1,0 +1,114 @@
+"""Content on its way from the loop to the thread that reads it (`--stream-request`).
+
+The rule of this file: memory is bounded. Above the high watermark the loop stops reading the
+socket, so that the client's own buffers fill and TCP slows it down; when the thread has read
+down to the low watermark, the loop goes on. Nobody but the reading thread ever waits here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
+from rawsgi.protocol.message import ClientDisconnected, ProtocolError
+
+
+class Inbox:
+    """The content of one request, in order. The loop puts, the thread gets.
+
+    Every field is touched with `_changed` held, but `error` and `received_bytes`, which the loop
+    alone writes and anybody may read.
+    """
+
+    __slots__ = ("_blocks", "_changed", "_ended", "_on_room", "_on_wanted", "_paused",
+                 "bytes_waiting", "error", "received_bytes")  # fmt: skip
+
+    def __init__(self, on_wanted: Callable[[], None], on_room: Callable[[], None]) -> None:
+        """The thread calls `on_wanted` once, when it wants content and none has come yet (the
+        moment for a 100 Continue), and `on_room` whenever the loop may put again after it was
+        told not to. Neither is called with a lock held."""
+        self._changed = threading.Condition(threading.Lock())
+        self._blocks: deque[memoryview] = deque()
+        self._on_wanted: Callable[[], None] | None = on_wanted
+        self._on_room = on_room
+        self._paused = False
+        """The loop was told not to put."""
+        self._ended = False
+        """Nothing more will be put, or nobody will get it."""
+        self.bytes_waiting = 0
+        self.received_bytes = 0
+        self.error: ProtocolError | ClientDisconnected | None = None
+        """Why the content ended before its end."""
+
+    # -- The loop --------------------------------------------------------------------------------
+
+    def put(self, content: bytes) -> bool:
+        """Append content; False: no more until `on_room` is called. After the end: a no-op."""
+        with self._changed:
+            if self._ended:
+                return True
+            self._blocks.append(memoryview(content))
+            self.bytes_waiting += len(content)
+            self.received_bytes += len(content)
+            self._paused = self.bytes_waiting > HIGH_WATERMARK_BYTES
+            self._changed.notify()
+            return not self._paused
+
+    def finish(self) -> None:
+        """The content is complete: after what is here, the thread gets b""."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def fail(self, error: ProtocolError | ClientDisconnected) -> None:
+        """The rest will not come. What is here can still be read; then the thread learns `error`.
+
+        Also wakes a thread that waits and is to be given up. No-op after the end.
+        """
+        with self._changed:
+            if not self._ended:
+                self._ended = True
+                self.error = error
+                self._changed.notify_all()
+
+    def discard(self) -> None:
+        """The response is over, nobody will read: let go of what is here and of what comes."""
+        with self._changed:
+            self._ended = True
+            self._blocks.clear()
+            self.bytes_waiting = 0
+            self._paused = False
+            self._changed.notify_all()
+
+    # -- The thread that runs the request ----------------------------------------------------------
+
+    def get(self, limit_bytes: int) -> bytes | memoryview:
+        """Return 1 to `limit_bytes` bytes of the content, after waiting for the first of them.
+
+        b"" at the end, whether the content is complete or `error` says why it is not.
+        """
+        on_wanted = self._on_wanted
+        if on_wanted is not None:
+            self._on_wanted = None
+            if not self.received_bytes and not self._ended:
+                on_wanted()
+        with self._changed:
+            while not self._blocks:
+                if self._ended:
+                    return b""
+                self._changed.wait()
+            content = self._blocks[0]
+            if len(content) > limit_bytes:
+                self._blocks[0] = content[limit_bytes:]
+                content = content[:limit_bytes]
+            else:
+                self._blocks.popleft()
+            self.bytes_waiting -= len(content)
+            resumes = self._paused and self.bytes_waiting <= LOW_WATERMARK_BYTES
+            if resumes:
+                self._paused = False
+        if resumes:
+            self._on_room()
+        return content
