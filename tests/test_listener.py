@@ -173,10 +173,10 @@ def test_a_name_is_bound_at_each_of_its_addresses_on_one_port_ipv4_first(
 def test_a_name_may_know_an_address_that_this_machine_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake_resolution(monkeypatch, "192.0.2.1", "127.0.0.1")
+    fake_resolution(monkeypatch, "203.0.113.77", "127.0.0.1")
     with listening("somewhere:0") as listeners:
         assert [each.socket.getsockname()[0] for each in listeners] == ["127.0.0.1"]
-    fake_resolution(monkeypatch, "192.0.2.1", "192.0.2.2")
+    fake_resolution(monkeypatch, "203.0.113.77", "203.0.113.78")
     assert refuse("somewhere:0") == (
         "cannot listen at somewhere:0: somewhere is no address of this machine"
     )
@@ -248,8 +248,8 @@ def test_the_same_address_twice() -> None:
 
 
 def test_an_address_of_another_machine() -> None:
-    assert refuse("192.0.2.1:0") == (
-        "cannot listen at 192.0.2.1:0: 192.0.2.1 is no address of this machine"
+    assert refuse("203.0.113.77:0") == (
+        "cannot listen at 203.0.113.77:0: 203.0.113.77 is no address of this machine"
     )
 
 

@@ -18,8 +18,8 @@ from rawsgi.protocol.message import ClientDisconnected, ProtocolError
 class Inbox:
     """The content of one request, in order. The loop puts, the thread gets.
 
-    Every field is touched with `_changed` held, but `error` and `received_bytes`, which the loop
-    alone writes and anybody may read.
+    Fields are written with `_changed` held, except `_on_wanted`, which is the thread's alone.
+    `error`, `received_bytes` and `bytes_waiting` may be read without.
     """
 
     __slots__ = ("_blocks", "_changed", "_ended", "_on_room", "_on_wanted", "_paused",

@@ -138,9 +138,9 @@ def _guess_address(text: str) -> str:
         return "; leave the scheme out"
     if text.startswith(("/", "./")):
         return f"; did you mean unix:{text}?"
-    if text.count(":") > 1 and "[" not in text:
+    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
         return f"; did you mean [{text}]:8000?"
-    if text and ":" not in text:
+    if re.fullmatch(r"[A-Za-z0-9.-]+", text):
         return f"; did you mean {text}:8000?"
     return ""
 

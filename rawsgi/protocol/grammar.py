@@ -28,14 +28,33 @@ FIELD_VALUE = "[\t\x20-\x7e\x80-\xff]*"
 field_line = re.compile(rf"([{TCHAR}]+):({FIELD_VALUE})".encode("latin-1"))
 
 # RFC 9110 section 8.6:  Content-Length = 1*DIGIT
-content_length = re.compile(r"[0-9]+", re.ASCII)
+content_length = re.compile(r"[0-9]+")
 
-# RFC 3986 section 3.2:  host [ ":" port ], as RFC 9110 section 7.2 uses it in Host. An empty
-# value is allowed there: it stands for a target without an authority. No userinfo.
+# What no field value and no request-target may hold, to say where it stands.
+control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+not_in_target = re.compile(rb"[\x00-\x20#\x7f]")
+
+# RFC 3986 section 3.2.2:  IPv6address, its nine forms in the order of the RFC.
 _H16 = "[0-9A-Fa-f]{1,4}"
-_IP_LITERAL = r"\[(?:[0-9A-Fa-f:.]{2,45}|v[0-9A-Fa-f]+\.[0-9A-Za-z\-._~!$&'()*+,;=:]+)\]"
-_REG_NAME = r"(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*"
-host = re.compile(rf"({_IP_LITERAL}|{_REG_NAME})(?::([0-9]{{0,5}}))?")
+_DEC_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_LS32 = rf"(?:{_H16}:{_H16}|{_DEC_OCTET}(?:\.{_DEC_OCTET}){{3}})"
+_IPV6_ADDRESS = "|".join([
+    rf"(?:{_H16}:){{6}}{_LS32}",
+    rf"::(?:{_H16}:){{5}}{_LS32}",
+    *(
+        rf"(?:(?:{_H16}:){{0,{before}}}{_H16})?::(?:{_H16}:){{{4 - before}}}{_LS32}"
+        for before in range(5)
+    ),
+    rf"(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}",
+    rf"(?:(?:{_H16}:){{0,6}}{_H16})?::",
+])  # fmt: skip
+# RFC 9110 section 7.2:  Host = uri-host [ ":" port ], of RFC 3986 section 3.2. An empty value
+# stands for a target without an authority. No userinfo, and no port without a host.
+_IP_FUTURE = r"v[0-9A-Fa-f]+\.[0-9A-Za-z\-._~!$&'()*+,;=:]+"
+_REG_NAME = r"(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+"
+host = re.compile(
+    rf"(?:(\[(?:{_IPV6_ADDRESS}|{_IP_FUTURE})\]|{_REG_NAME})(?::([0-9]{{0,5}}))?)?"
+)
 
 # RFC 9112 section 3.2.2:  absolute-form, of the two schemes that an origin server serves.
 absolute_form = re.compile(r"(?i:https?)://([^/?]*)(.*)", re.DOTALL)

@@ -26,6 +26,9 @@ _CACHED_LINE_BYTES = 512
 _CACHED_SECTIONS = 512
 _CACHED_SECTION_BYTES = 2048
 
+# What decides where a message ends: no twin of theirs with an underscore does, allowed or not.
+_FRAMING_VARIABLES = ("CONTENT_LENGTH", "TRANSFER_ENCODING")
+
 _CR = 0x0D
 
 
@@ -58,6 +61,8 @@ class HeadParser:
         lines = raw.split(b"\r\n") if raw else []
         if len(lines) > self.limits.fields:
             return None
+        if "underscores" in self.allow and any(has_underscore(line) for line in lines):
+            return None  # allowed, and to be told
         get = self._field_lines.get
         try:
             pairs = [get(line) or self.parse_field_line(line) for line in lines]
@@ -85,13 +90,12 @@ class HeadParser:
         if match is None:
             raise explain_field_line(line)
         name, value = match.groups()
-        if b"_" in name and "underscores" not in self.allow:
+        variable = name.decode("ascii").upper().replace("-", "_")
+        if b"_" in name and ("underscores" not in self.allow or variable in _FRAMING_VARIABLES):
             # X_Forwarded_For would become the same variable as X-Forwarded-For.
             variable = ""
-        else:
-            variable = name.decode("ascii").upper().replace("-", "_")
-            if variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-                variable = "HTTP_" + variable
+        elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = "HTTP_" + variable
         pair = variable, value.strip(b" \t").decode("latin-1")
         if len(line) <= _CACHED_LINE_BYTES:
             if len(self._field_lines) >= _CACHED_LINES:
@@ -121,11 +125,6 @@ class HeadReader:
         self._blank_lines = 0
         self._relaxed: list[str] = []
 
-    @property
-    def method(self) -> str:
-        """The method, once the request-line was read; "" before."""
-        return self._start[0] if self._start else ""
-
     def read(self, buffer: bytearray) -> Request | None:
         """Read on in `buffer`, which holds the head from its first byte.
 
@@ -150,7 +149,7 @@ class HeadReader:
                 return None
             line = self._take_line(buffer, feed)
             if self._start is None:
-                if not line and self._skip_blank_line(buffer, feed, limits):
+                if not line and self._skip_blank_line(buffer, feed):
                     continue
                 self._start = parse_start_line(line, limits)
             elif line:
@@ -188,6 +187,9 @@ class HeadReader:
         if feed > self._at and buffer[feed - 1] == _CR:
             return bytes(buffer[self._at : feed - 1])
         if "bare-lf" not in self._parser.allow:
+            line = bytes(buffer[self._at : feed])
+            if self._start is None and line and grammar.request_line.fullmatch(line) is None:
+                raise explain_request_line(line)  # somebody types: say what matters more
             raise ProtocolError(
                 400,
                 "a line ends in a bare line feed",
@@ -198,30 +200,37 @@ class HeadReader:
         self._relax("bare-lf")
         return bytes(buffer[self._at : feed])
 
-    def _skip_blank_line(self, buffer: bytearray, feed: int, limits: Limits) -> bool:
+    def _skip_blank_line(self, buffer: bytearray, feed: int) -> bool:
         """RFC 9112 section 2.2: an empty line before the request-line is to be ignored."""
         self._blank_lines += 1
-        if self._blank_lines > limits.blank_lines:
+        if self._blank_lines > self._parser.limits.blank_lines:
             return False  # as a request-line it is refused
         del buffer[: feed + 1]
         self._scanned = 0
         return True
 
     def _read_field_line(self, line: bytes) -> None:
-        if line[0] in b" \t" and self._pairs and "obs-fold" in self._parser.allow:
+        parser = self._parser
+        # A line that continues another one counts as well: each costs the work of the whole.
+        self._count += 1
+        if self._count > parser.limits.fields:
+            raise ProtocolError(
+                431,
+                f"the header section has more than {parser.limits.fields} field lines",
+                "RFC 6585 section 5",
+                "Send fewer fields.",
+                self._at,
+            )
+        if line[0] in b" \t" and self._pairs and "obs-fold" in parser.allow:
             self._relax("obs-fold")
             self._pairs.pop()
             line = self._line + b" " + line.strip(b" \t")
-        else:
-            self._count += 1
-            if self._count > self._parser.limits.fields:
-                raise too_many_fields(self._parser.limits, self._at)
         try:
-            pair = self._parser.parse_field_line(line)
+            pair = parser.parse_field_line(line)
         except ProtocolError as error:
             error.offset = self._at + (error.offset or 0)
             raise
-        if "underscores" in self._parser.allow and b"_" in line.partition(b":")[0]:
+        if pair[0] and has_underscore(line):
             self._relax("underscores")
         self._pairs.append(pair)
         self._line = line
@@ -301,8 +310,10 @@ def _check_expectation(fields: dict[str, str], minor: int) -> bool:
     value = fields.get("HTTP_EXPECT")
     if value is None:
         return False
-    if value.lower() == "100-continue":
-        return minor == 1  # RFC 9110 section 10.1.1: HTTP/1.0 has no interim responses
+    expectations = {expectation.strip(" \t") for expectation in value.lower().split(",")}
+    if expectations <= {"100-continue", ""}:
+        # RFC 9110 section 10.1.1: HTTP/1.0 has no interim responses
+        return minor == 1 and "100-continue" in expectations
     raise ProtocolError(
         417,
         "the only expectation understood here is 100-continue",
@@ -311,14 +322,9 @@ def _check_expectation(fields: dict[str, str], minor: int) -> bool:
     )
 
 
-def too_many_fields(limits: Limits, offset: int | None = None) -> ProtocolError:
-    return ProtocolError(
-        431,
-        f"the header section has more than {limits.fields} field lines",
-        "RFC 6585 section 5",
-        "Send fewer fields.",
-        offset,
-    )
+def has_underscore(line: bytes) -> bool:
+    """The name of this field line holds an underscore."""
+    return b"_" in line.partition(b":")[0]
 
 
 def parse_start_line(line: bytes, limits: Limits) -> StartLine:
@@ -407,12 +413,15 @@ def explain_request_line(line: bytes) -> ProtocolError:
             method.end(),
         )
     offset = len(parts[0]) + 1
-    for index, byte in enumerate(parts[1]):
-        if byte <= 0x20 or byte in (0x23, 0x7F):
-            reason = "the request-target holds a # or a control character"
-            return ProtocolError(
-                400, reason, "RFC 9112 section 3.2", "Percent-encode it.", offset + index
-            )
+    found = grammar.not_in_target.search(parts[1])
+    if found is not None:
+        return ProtocolError(
+            400,
+            "the request-target holds a # or a control character",
+            "RFC 9112 section 3.2",
+            "Percent-encode it.",
+            offset + found.start(),
+        )
     return ProtocolError(
         400,
         "the HTTP version is not written as HTTP/1.1 is",
@@ -450,13 +459,11 @@ def explain_field_line(line: bytes) -> ProtocolError:
         return ProtocolError(
             400, "a field line has no colon after its name", source, hint, name.end()
         )
-    for index, byte in enumerate(rest):
-        if (byte < 0x20 and byte != 0x09) or byte == 0x7F:
-            return ProtocolError(
-                400,
-                "a field value holds a control character",
-                "RFC 9110 section 5.5",
-                "Leave it out.",
-                name.end() + index,
-            )
-    return ProtocolError(400, "a line of the header section is no field line", source, hint, 0)
+    found = grammar.control.search(rest)
+    return ProtocolError(
+        400,
+        "a field value holds a control character",
+        "RFC 9110 section 5.5",
+        "Leave it out.",
+        name.end() + (found.start() if found else 0),
+    )

@@ -80,14 +80,14 @@ class HTTP1:
         Raises `ProtocolError`.
         """
         buffer = self.buffer
+        parser = self._parser
         if buffer:
             buffer += data
-            end = buffer.find(b"\r\n\r\n") if self._reader is None else -1
-            data = bytes(buffer[: end + 4]) if end >= 0 else b""
+            end = buffer.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
+            data = bytes(buffer[: end + 4]) if end >= 0 and self._reader is None else b""
         else:
-            end = data.find(b"\r\n\r\n")
-        parser = self._parser
-        if 0 <= end <= parser.limits.head_bytes - 4:
+            end = data.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
+        if end >= 0 and self._reader is None:
             # The short way: the head lies there whole. What it does not accept is read below.
             start_end = data.find(b"\r\n")
             raw = data[:start_end]

@@ -58,13 +58,14 @@ class Limits:
     content_bytes: int = 1 << 30
     """The content, decoded; past it 413."""
     chunk_line_bytes: int = 4096
-    """One chunk-size with its extensions; past it 400."""
+    """One chunk-size with its extensions; past it 400. All extensions of a request together may
+    take `head_bytes` and as much again as there is content."""
     blank_lines: int = 4
     """Empty lines before a request-line (RFC 9112 section 2.2 asks for at least one)."""
 
 
 RELAXATIONS = {
-    "bare-lf": "a line feed without a carriage return ends a line of a head",
+    "bare-lf": "a line feed without a carriage return ends a line of a head or of chunk framing",
     "missing-host": "an HTTP/1.1 request without Host is served",
     "obs-fold": "a folded field line is unfolded into one",
     "underscores": "field names with an underscore reach the application",
@@ -123,4 +124,5 @@ class Request:
         self.expects_continue = expects_continue
         """100 (Continue) is due before the content comes (RFC 9110 section 10.1.1)."""
         self.relaxed: tuple[str, ...] = ()
-        """The relaxations that were needed to accept this head."""
+        """The relaxations that were needed to accept this request: those of the content are
+        here once it is complete."""

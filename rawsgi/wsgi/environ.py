@@ -7,7 +7,7 @@ standing for one byte; PATH_INFO is percent-decoded, QUERY_STRING and the RAW_UR
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +15,16 @@ from rawsgi.protocol.message import Request
 from rawsgi.wsgi.file_wrapper import FileWrapper
 
 Environ = dict[str, Any]
+
+
+class NoErrors:
+    """wsgi.errors of a process that was started without a standard error: it takes anything."""
+
+    def write(self, text: str) -> None: ...
+
+    def writelines(self, lines: Iterable[str]) -> None: ...
+
+    def flush(self) -> None: ...
 
 
 def make_base(
@@ -34,7 +44,7 @@ def make_base(
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
-        "wsgi.errors": sys.stderr,
+        "wsgi.errors": sys.stderr if sys.stderr is not None else NoErrors(),
         "wsgi.multithread": multithread,
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,

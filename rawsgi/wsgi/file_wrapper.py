@@ -47,16 +47,15 @@ class FileWrapper:
         descriptor gives other bytes than it does: a compressed file, a text file.
         """
         # A part of a file knows its own end: `rawsgi.wsgi.static.FilePart`.
-        find_span = getattr(type(self.file), "find_span", None)
-        raw = None if find_span is not None else find_raw_file(self.file)
-        if raw is None and find_span is None:
-            return None
+        find_part = getattr(type(self.file), "find_span", None)
         try:
-            if find_span is None:
-                self.file.flush()  # what was written and not sent to the descriptor
+            if find_part is not None:
+                offset, count = find_part(self.file)
+            elif reads_raw_bytes(self.file):
+                self.file.flush()  # what was written, and has not reached the descriptor
                 offset, count = self.file.tell(), None
             else:
-                offset, count = find_span(self.file)
+                return None
             status = os.fstat(self.file.fileno())
         except (AttributeError, OSError, ValueError):
             return None
@@ -69,17 +68,15 @@ class FileWrapper:
         return (offset, count) if 0 < count <= rest else None
 
 
-def find_raw_file(file: Any) -> io.FileIO | None:
-    """Return the `io.FileIO` whose bytes `file` reads unchanged; None if there is no such thing.
+def reads_raw_bytes(file: Any) -> bool:
+    """Does `file` give the bytes of its descriptor, unchanged and from its own position?
 
-    By exact type: a subclass may read anything, and a `BufferedReader` may stand over a
-    decompressor that has the descriptor of the compressed file.
+    By exact type: a subclass may read anything, and an `io.BufferedReader` may stand over a
+    decompressor, which has the descriptor of the compressed file. Raises ValueError if closed.
     """
     if type(file).__module__ == "tempfile":
         # NamedTemporaryFile wraps its file; SpooledTemporaryFile has one once it is large.
         file = getattr(file, "file", None) or getattr(file, "_file", None)
     if type(file) in (io.BufferedReader, io.BufferedRandom):
         file = file.raw
-    if type(file) is io.FileIO and file.readable():
-        return file
-    return None
+    return type(file) is io.FileIO and file.readable()

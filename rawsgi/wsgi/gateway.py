@@ -219,23 +219,24 @@ class Gateway:
 
     def _fail(self, exchange: Exchange, error: BaseException) -> None:
         """Answer for the application, or cut the response off where it has begun."""
-        status, content = _ERROR_STATUS, _ERROR_CONTENT
         if isinstance(error, ContentCut):
-            # Not its fault: the client sent broken content, too slowly, too much, or left.
-            log.info("%s: %s", describe(exchange), error)
-            if isinstance(error.reason, ProtocolError):
-                code = error.reason.status
-                status = f"{code} {reason_phrase(code)}"
-                content = f"{status}\n{error.reason.reason}\n".encode()
+            self._refuse(exchange, error)
+            return
+        log_failure(exchange, "the application failed", error)
+        if exchange.head_sent:
+            exchange.abort("the application failed after the head of its response")
         else:
-            log_failure(exchange, "the application failed", error)
-        try:
-            if exchange.head_sent:
-                exchange.abort("the application failed after the head of its response")
-            else:
-                exchange.send_response(status, _ERROR_FIELDS, content)
-        except ClientDisconnected:
-            pass
+            answer(exchange, _ERROR_STATUS, _ERROR_CONTENT)
+
+    def _refuse(self, exchange: Exchange, cut: ContentCut) -> None:
+        """Not the application's fault: broken content, too much of it, too slow, or no client."""
+        log.info("%s: %s", describe(exchange), cut)
+        reason = cut.reason
+        if exchange.head_sent or not isinstance(reason, ProtocolError):
+            exchange.abort("the content of the request was cut off")
+        else:
+            status = f"{reason.status} {reason_phrase(reason.status)}"
+            answer(exchange, status, f"{status}\n{reason.reason}\n".encode())
 
 
 def check_block(block: object) -> bytes:
@@ -263,6 +264,14 @@ def count_blocks(result: Any) -> int:
         return len(result)
     except Exception:
         return -1
+
+
+def answer(exchange: Exchange, status: str, content: bytes) -> None:
+    """Send a response of the server's own."""
+    try:
+        exchange.send_response(status, _ERROR_FIELDS, content)
+    except ClientDisconnected:
+        pass
 
 
 def no_start() -> ResponseError:
@@ -303,7 +312,7 @@ def has_foreign_frame(error: BaseException) -> bool:
     frames = error.__traceback__
     while frames is not None:
         module = frames.tb_frame.f_globals.get("__name__", "")
-        if not module.startswith("rawsgi."):
+        if not str(module).startswith("rawsgi."):
             return True
         frames = frames.tb_next
     return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from _typeshed import WriteableBuffer
 
 # What is read ahead for readline() and small reads. Larger reads pass it by.
 _BUFFER_BYTES = 1 << 16
@@ -65,7 +65,7 @@ class _RawInput(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         target = memoryview(buffer).cast("B")
         content = self._source.get(len(target))
         if not content and self._source.error is not None:

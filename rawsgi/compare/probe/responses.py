@@ -23,9 +23,8 @@ from rawsgi.compare.probe.behaviours import (
 BEHAVIOURS: Final = Behaviours()
 LONG_BLOCK: Final = bytes(range(32, 127)) * 690 + b"\n"
 LONG_BLOCKS: Final = 40
-FILE_CONTENT: Final = b"".join(
-    b"line %05d of the probe's file\n" % number for number in range(5000)
-)
+FILE_BLOCK: Final = b"".join(b"line %d of the probe's file\n" % number for number in range(10))
+FILE_CONTENT: Final = FILE_BLOCK * 500
 
 
 @BEHAVIOURS.at("closed")
@@ -396,8 +395,8 @@ def _file_no_length(environ: Environ, start_response: StartResponse) -> Any:
 @BEHAVIOURS.at("response/file-part")
 def _file_part(environ: Environ, start_response: StartResponse) -> Any:
     # From the file's current position, and no more than the length says: a range of a file.
-    start_response("206 Partial Content", [TEXT, ("Content-Length", "62")])
-    return _wrap_file(environ, _open_file(environ, at=62))
+    start_response("206 Partial Content", [TEXT, ("Content-Length", "54")])
+    return _wrap_file(environ, _open_file(environ, at=54))
 
 
 @BEHAVIOURS.at("response/file-in-memory")
