@@ -14,7 +14,7 @@ The path of a request, in the order of the folders:
 """
 
 from rawsgi.config import Settings
-from rawsgi.net.crew import RequestTimeout
+from rawsgi.net.overtime import RequestTimeout
 from rawsgi.version import VERSION as __version__
 
 __all__ = ["RequestTimeout", "Settings", "__version__"]

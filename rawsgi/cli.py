@@ -19,12 +19,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rawsgi.config import GROUPS, OPTIONS, TIMEOUTS, Option, SettingsError
+from rawsgi.config import GROUPS, OPTIONS, TIMEOUTS, Option, Settings, SettingsError
 from rawsgi.logs import configure_logging, wants_colour
 from rawsgi.net.listener import Listener, ListenerError, open_listeners, parse_bind
 from rawsgi.process import worker
 from rawsgi.sources import Resolved, resolve_settings, show_settings
 from rawsgi.version import VERSION
+from rawsgi.wire.greeting import greet_typist
 from rawsgi.wsgi.application import ApplicationError, find_application
 
 EXIT_FAILED = 1
@@ -33,7 +34,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 COMMANDS = {
     "compare": ("rawsgi.compare.command", "replay raw exchanges against other servers too"),
-    "replay": ("rawsgi.compare.replay", "send a recorded exchange to an application"),
+    "replay": ("rawsgi.process.replay", "send a recorded exchange to an application"),
     "by-hand": ("rawsgi.compare.byhand", "be the server yourself: see requests, type answers"),
 }
 
@@ -78,8 +79,8 @@ def _serve_or_show(arguments: list[str]) -> int:
     parser = build_parser()
     try:
         namespace, unknown = parser.parse_known_args(arguments)
-    except SystemExit as exit:  # --help and --version
-        return int(exit.code or 0)
+    except SystemExit:  # --help and --version: what they wrote is flushed here
+        return _show("")
     if unknown:
         raise SettingsError(_describe_unknown(unknown[0]))
     given = {name: value for name, value in vars(namespace).items() if value is not None}
@@ -92,8 +93,7 @@ def _serve_or_show(arguments: list[str]) -> int:
         except ListenerError as error:
             raise SettingsError(f"{resolved.sources['bind']}: {error}") from None
     if print_config:
-        sys.stdout.write(show_settings(resolved))
-        return 0
+        return _show(show_settings(resolved))
     if not resolved.settings.application:
         raise SettingsError("no application given; try: rawsgi hello:app (rawsgi --help says more)")
     return serve_settings(resolved)
@@ -111,14 +111,14 @@ def serve_settings(resolved: Resolved) -> int:
         name, application = find_application(settings.application, settings.app_dir)
         configure_logging(settings)  # again: see there
         return worker.run(
-            settings, application, listeners, on_ready=lambda: _announce(name, listeners)
+            settings, application, listeners, on_ready=lambda: _announce(name, listeners, settings)
         )
     finally:
         for listener in listeners:
             listener.close()
 
 
-def _announce(name: str, listeners: Sequence[Listener]) -> None:
+def _announce(name: str, listeners: Sequence[Listener], settings: Settings) -> None:
     """The start lines: what is served, where, and how to stop."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if wants_colour(2) else ("", "")
     for listener in listeners:
@@ -126,6 +126,21 @@ def _announce(name: str, listeners: Sequence[Listener]) -> None:
         _write_stderr(
             f"Serving {name} at {bold}{listener.address}{plain} ({where}Ctrl-C to stop)\n"
         )
+    if settings.by_hand:
+        _write_stderr(greet_typist(settings, [listener.address for listener in listeners]))
+
+
+def _show(text: str) -> int:
+    """Write to stdout. A reader such as `head` may have gone: that is nobody's mistake."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The interpreter would flush again when it ends, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    return 0
 
 
 def _write_stderr(text: str) -> None:
@@ -221,7 +236,7 @@ def _add_own_flags(group: argparse._ActionsContainer) -> None:
 class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         python = ".".join(map(str, sys.version_info[:3]))
-        sys.stdout.write(f"rawsgi {VERSION} (Python {python})\n")
+        _show(f"rawsgi {VERSION} (Python {python})\n")
         parser.exit()
 
 

@@ -17,7 +17,13 @@ from typing import Any, cast, get_type_hints
 
 from rawsgi.units import FORMATTERS, KIND_WORDS, PARSERS
 
-RELAXATIONS = ("bare-lf", "missing-host", "obs-fold", "underscores")
+# Names and meanings as in protocol.message, which a leaf may not import: a test holds them equal.
+RELAXATIONS = {
+    "bare-lf": "a line feed without a carriage return ends a line of a head or of chunk framing",
+    "missing-host": "an HTTP/1.1 request without Host is served",
+    "obs-fold": "a folded field line is unfolded into one",
+    "underscores": "field names with an underscore reach the application",
+}
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -202,18 +208,20 @@ class Settings:
         "relax one rule of HTTP; may be repeated",
         OTHER,
         metavar="NAME",
-        choices=RELAXATIONS,
+        choices=tuple(RELAXATIONS),
         by_hand=("bare-lf", "missing-host"),
         default_text="none",
     )
     server_name: str = _setting(
         "rawsgi", "the Server field of each response", OTHER, metavar="TEXT", ascii_only=True
     )
-    wire: bool = _setting(False, "show each exchange as it is on the wire, on stderr", WIRE)
-    wire_full: bool = _setting(False, "with --wire: all of the content, not only its ends", WIRE)
-    wire_errors: bool = _setting(False, "with --wire: only what was refused or failed", WIRE)
+    wire: bool = _setting(
+        False, "show each exchange as it is on the wire, on stderr", WIRE, by_hand=True
+    )
+    wire_full: bool = _setting(False, "--wire with all of the content, not only its ends", WIRE)
+    wire_errors: bool = _setting(False, "--wire for what was refused or failed only", WIRE)
     wire_secrets: bool = _setting(
-        False, "with --wire: show Authorization, Cookie and Set-Cookie", WIRE
+        False, "do not mask Authorization, Cookie and Set-Cookie in what is shown or kept", WIRE
     )
     by_hand: bool = _setting(
         False, "for requests typed by a person: patient, lenient, and it explains errors", WIRE
@@ -226,6 +234,10 @@ class Settings:
         default_text="off",
     )
     record_errors: bool = _setting(False, "with --record: only 5xx answers and timeouts", WIRE)
+    record_limit: int = _count(1000, "with --record: exchanges kept; the oldest makes room", WIRE)
+    record_size_limit_bytes: int = _size(
+        1 << 20, "with --record: most bytes kept of a request, and of a response", 1, WIRE
+    )
 
     def __post_init__(self) -> None:
         for option in OPTIONS:
@@ -432,4 +444,6 @@ def describe_settings() -> str:
             if option.by_hand is not None:
                 meaning += f" (`--by-hand`: {format_value(option, option.by_hand)})"
             parts.append(f"| {names} | {option.show_default()} | {meaning} |\n")
+    parts.append("\nThe names that `--allow` takes:\n\n")
+    parts.extend(f"- `{name}`: {meaning}\n" for name, meaning in RELAXATIONS.items())
     return "".join(parts)

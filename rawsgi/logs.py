@@ -194,13 +194,14 @@ class AccessLog:
             return True
         if not self._flushing.acquire(blocking=False):
             return False
+        deadline = time.monotonic() + wait_s if wait_s else 0.0
         try:
             while not self._stopped:
                 if not self._unwritten:
                     self._unwritten = self._gather()
                     if not self._unwritten:
                         return True
-                if not self._write_some(wait_s):
+                if not self._write_some(deadline):
                     return False
             self._lines.clear()
             return True
@@ -217,11 +218,12 @@ class AccessLog:
         taken.append("")
         return "\n".join(taken).encode("ascii")
 
-    def _write_some(self, wait_s: float) -> bool:
-        """One write; False when standard output takes nothing now."""
+    def _write_some(self, deadline: float) -> bool:
+        """One write; False when standard output takes nothing now, or until `deadline`."""
         data = self._unwritten
         if self._poller is not None:
             # An error or a hang-up counts as ready: the write that follows learns which it is.
+            wait_s = max(deadline - time.monotonic(), 0.0) if deadline else 0.0
             if not self._poller.poll(wait_s * 1000):
                 return False
             if len(data) > PIPE_BYTES:  # whole lines, if they fit

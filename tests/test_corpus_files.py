@@ -5,9 +5,14 @@ What rawsgi and other servers answer is tested elsewhere; these tests read files
 
 from __future__ import annotations
 
+import io
+import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
 
 import pytest
 
@@ -19,7 +24,7 @@ from rawsgi.compare.exchanges import (
     load_exchange,
     load_folder,
 )
-from rawsgi.compare.probe import BEHAVIOURS
+from rawsgi.compare.probe import BEHAVIOURS, app
 
 EXCHANGES = load_corpus()
 BY_ID = {exchange.id: exchange for exchange in EXCHANGES}
@@ -162,6 +167,68 @@ def test_the_corpus_and_the_probe_know_the_same_behaviours() -> None:
 def test_every_relaxation_is_tried() -> None:
     relaxed = Counter(exchange.allow for exchange in EXCHANGES if exchange.allow)
     assert set(relaxed) == {"bare-lf", "missing-host", "obs-fold", "underscores"}
+
+
+# --- the probe ---
+
+
+def ask_probe(path: str, content: bytes = b"", **environ: Any) -> tuple[str, bytes]:
+    """Run the probe under wsgiref.validate, which refuses what is not clean by PEP 3333."""
+    environ["PATH_INFO"], _, environ["QUERY_STRING"] = path.partition("?")
+    environ |= {"SCRIPT_NAME": "", "wsgi.input": io.BytesIO(content)}
+    setup_testing_defaults(environ)
+    heads = []
+
+    def start_response(status: str, fields: Any, exc_info: Any = None) -> Any:
+        heads.append(status)
+        return lambda block: None
+
+    iterable = validator(app)(environ, start_response)
+    try:
+        body = b"".join(iterable)
+    finally:
+        iterable.close()  # type: ignore[attr-defined]
+    return heads[-1], body
+
+
+def test_the_probe_shows_environ() -> None:
+    status, body = ask_probe(
+        "/a",
+        b"hello\xe9 and the next request",
+        REQUEST_METHOD="POST",
+        CONTENT_TYPE="text/plain",
+        CONTENT_LENGTH="6",
+        HTTP_X_A="caf\xe9",
+        **{"wsgi.run_once": True},
+    )
+    environ = json.loads(body)
+    assert status == "200 OK"
+    assert environ["wsgi.input"] == "hello\xe9"
+    assert environ["HTTP_X_A"] == "caf\xe9"
+    assert environ["wsgi.version"] == "tuple (1, 0)"
+    assert environ["wsgi.run_once"] == "bool True"
+
+
+def test_the_probe_does_not_show_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_PROCESS", "s3cret")
+    _, body = ask_probe("/a", SECRET_OF_THE_PROCESS="s3cret")
+    assert b"s3cret" not in body
+
+
+def test_the_probe_reads_to_the_end_where_the_server_says_so() -> None:
+    environ = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "1"}
+    _, body = ask_probe("/a", b"x" * 200_000, **environ)
+    assert json.loads(body)["wsgi.input"] == "x" * 200_000
+
+
+def test_the_probe_counts_close() -> None:
+    ask_probe("/probe/response/closing?token")
+    assert ask_probe("/probe/closed?token") == ("200 OK", b"1")
+    assert ask_probe("/probe/closed?token") == ("200 OK", b"-1")
+
+
+def test_an_unknown_behaviour_is_not_found() -> None:
+    assert ask_probe("/probe/response/nonsense")[0] == "404 Not Found"
 
 
 # --- the loader ---

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -154,6 +154,24 @@ def test_the_time_is_formatted_once_a_second(
         write(access_log)
     access_log.close()
     assert formatted == [10, 11, 10]  # a clock that was set back is told too
+
+
+def test_a_line_costs_one_python_call(output: tuple[AccessLog, Path]) -> None:
+    access_log, _ = output
+    write(access_log, agent="curl/8.5.0")  # the agent is known from now on
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    access_log._clock = time.time  # not a lambda, which would count
+    sys.setprofile(note)
+    try:
+        access_log.write("::1", "GET", "/", "HTTP/1.1", 200, 2, 0.1, "", "curl/8.5.0")
+    finally:
+        sys.setprofile(None)
+    assert calls[:1] == ["write"] and set(calls[1:]) <= {"format_time"}  # that, once a second
 
 
 # -- Nobody forges a line -----------------------------------------------------------------------
@@ -407,6 +425,27 @@ def test_close_waits_for_a_slow_reader() -> None:
         slow.join(10)
         assert not slow.is_alive()
         assert received.count(b"\n") == count
+
+
+def test_close_waits_no_longer_than_it_may_in_all() -> None:
+    with open_pipe() as (reader, writer):
+        access_log = AccessLog(writer)
+        for number in range(logs.WAITING_LINES_LIMIT):
+            write(access_log, f"/{number}")
+        received = bytearray()
+        closed = threading.Event()
+
+        def read_at_a_crawl() -> None:
+            while not closed.wait(0.02):
+                received.extend(os.read(reader, logs.PIPE_BYTES))
+
+        slow = threading.Thread(target=read_at_a_crawl)
+        slow.start()
+        access_log.close(0.2)  # each single write gets through in less
+        closed.set()
+        slow.join()
+        received += read_all(reader)
+    assert 0 < received.count(b"\n") < logs.WAITING_LINES_LIMIT
 
 
 def test_reopen_follows_a_file_that_was_moved_away(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def read_accepted(path: Path) -> list[Entry]:
         words = line.strip().split(None, 2)
         if len(words) < 3:
             raise AcceptedError(f"{path}:{number}: not ID SERVER DIFFERENCE: {line.strip()!r}")
-        entries.append(Entry(*words))
+        entries.append(Entry(words[0], words[1], words[2]))
     return entries
 
 

@@ -91,6 +91,10 @@ class Transcript:
         """All bytes that came, the follow-up's answer too."""
         return b"".join(event.data for event in self.events if event.kind == "received")
 
+    def lasted_s(self) -> float:
+        """How long the exchange lasted, up to the last event, in seconds."""
+        return self.events[-1].at_s if self.events else 0.0
+
     def finals(self) -> list[Response]:
         """The final responses, in order."""
         return [response for response in self.responses if not response.interim]
@@ -237,6 +241,9 @@ class _Client:
         announced = any(response.closes() for response in self.reader.finals()[-1:])
         known = len(self.reader.responses)
         self._send(FOLLOW_UP, "follow-up")
+        if announced:
+            # Some servers read on until the client has ended its side too. This spares the wait.
+            self._half_close()
         if self.reader.garbage is not None:
             mark = FOLLOW_UP_MARK.encode("ascii")
             result = self._receive(lambda: mark in self.reader.stream)

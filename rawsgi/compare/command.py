@@ -41,7 +41,7 @@ from rawsgi.compare.recorded import (
     make_exchange,
     read_requests,
 )
-from rawsgi.compare.replay import WORKERS, Replayer, count_crashes, repeatable
+from rawsgi.compare.replay import WORKERS, Replayer, repeatable
 from rawsgi.compare.report.document import make_document, render_markdown, replace_marked
 from rawsgi.compare.report.page import render_page
 from rawsgi.compare.report.table import Style, render_table
@@ -214,7 +214,9 @@ class _Run:
         apply_accepted(comparison, accepted)
         unused = sum(not entry.used for entry in accepted)
         if unused and not arguments.diff:
-            comparison.notes.append(f"{unused} lines of {arguments.accept} accept nothing any more.")
+            comparison.notes.append(
+                f"{unused} lines of {arguments.accept} accept nothing any more."
+            )
         self._report(comparison)
         return SAME if comparison.is_same() else DIFFERENT
 
@@ -327,8 +329,16 @@ class _Run:
                     replayers, chosen, arguments.ignore, progress.advance, self.cancelled,
                     workers=WORKERS if probed else 1,
                 )  # fmt: skip
-                for name, count in count_crashes(replayers).items():
-                    crashes[name] = crashes.get(name, 0) + count
+                for replayer in replayers:
+                    name = replayer.server.name
+                    crashes[name] = crashes.get(name, 0) + replayer.crashes
+                    if replayer.crashes:
+                        self.notes.append(f"{name} died: {replayer.last_words}")
+                    if replayer.overdue:
+                        self.notes.append(
+                            f"{name} was so slow that {replayer.overdue} exchanges were not "
+                            "asked, or not a second time."
+                        )
         finally:
             progress.clear()
         if not rows:

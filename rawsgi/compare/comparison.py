@@ -33,7 +33,8 @@ GENERAL_LEAST: Final = 8
 _GENERAL_ASPECTS: Final = ("framing", "field", "environ")
 PRESENT: Final = "(present)"
 OURS: Final = "rawsgi"
-_SLOW_ENDINGS: Final = ("waits", "stuck", "blocked")
+# What lasts longer than this mostly waits, and disturbs nobody.
+SLOW_S: Final = 0.3
 
 Answers = dict[str, Answer]
 Transcripts = dict[str, Transcript]
@@ -190,12 +191,12 @@ def _find_differences(row: Row, names: Sequence[str], ignored: Sequence[str]) ->
 def _confirm(replayer: Replayer, rows: Sequence[Row]) -> None:
     """Replay the rows again on one server; where the answer changes, a third run decides.
 
-    One at a time, but where the server was silent: that only waits, and disturbs nobody.
+    One at a time, but for those that mostly waited.
     """
     name = replayer.server.name
     here = [row for row in rows if name in row.answers]
-    slow = [row for row in here if row.answers[name].connection in _SLOW_ENDINGS]
-    quick = [row for row in here if row.answers[name].connection not in _SLOW_ENDINGS]
+    slow = [row for row in here if row.transcripts[name].lasted_s() > SLOW_S]
+    quick = [row for row in here if row.transcripts[name].lasted_s() <= SLOW_S]
     again = replayer.replay([row.exchange for row in quick], workers=1)
     again |= replayer.replay(
         [row.exchange for row in slow], workers=WAITING_WORKERS, thorough=True
@@ -215,7 +216,10 @@ def _settle(row: Row, replayer: Replayer, transcript: Transcript) -> None:
         row.volatile |= find_volatile(first, second)
         return
     # Shared state below: each server's thread touches only its own keys.
-    _put(row, replayer, replayer.replay([row.exchange], workers=1, thorough=True)[row.exchange.id])
+    again = replayer.replay([row.exchange], workers=1, thorough=True)
+    if row.exchange.id not in again:
+        return
+    _put(row, replayer, again[row.exchange.id])
     third = row.answers[name]
     if compare_answers(second, third) and compare_answers(first, third):
         row.unstable.add(name)
@@ -231,8 +235,8 @@ def extract_general(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list
         where: dict[Difference, list[str]] = {}
         here = [row for row in rows if name in row.differences]
         for row in here:
-            for difference in {generalise_difference(difference) for difference in row.differences[name]}:
-                where.setdefault(difference, []).append(row.exchange.id)
+            for alike in {generalise_difference(one) for one in row.differences[name]}:
+                where.setdefault(alike, []).append(row.exchange.id)
         general[name] = [
             General(difference, tuple(ids))
             for difference, ids in sorted(where.items())

@@ -56,7 +56,6 @@ class Expectation:
 
     responses: the final statuses in order, each a tuple of alternatives.
     interim: the 1xx statuses in order, each a tuple of alternatives.
-    early_close: the server may close after any of the responses and leave out those that follow.
     connection: after the last response.
     complete: whether the last response ended as its own framing says; False demands that the
     client can notice a loss (a missing last chunk, fewer bytes than the Content-Length).
@@ -66,11 +65,11 @@ class Expectation:
     environ: what the probe application saw in the last request; any of the texts is right.
     reason, content, complete, fields and environ are looked at only if no response is missing and
     the last has the first of its alternatives: in `responses = [[200, 400]]` they speak of the 200.
+    early_close: the server may close after any of the responses and leave out those that follow.
     """
 
     responses: tuple[Alternatives, ...]
     interim: tuple[Alternatives, ...] | None
-    early_close: bool
     connection: Connection
     complete: bool
     reason: str | None
@@ -80,6 +79,7 @@ class Expectation:
     absent_fields: frozenset[str]
     environ: Mapping[str, tuple[str, ...]]
     absent_environ: frozenset[str]
+    early_close: bool = False
 
     def allows_responses(self, statuses: Sequence[int], *, closed: bool = False) -> bool:
         """Say whether these final statuses, in order, are among the expected ones.
@@ -283,7 +283,6 @@ def _expectation(table: dict[str, Any], where: str, *, ours: bool) -> Expectatio
     return Expectation(
         responses=_alternatives(table, "responses", range(200, 600), where),
         interim=interim,
-        early_close=_flag(table, "early_close", False),
         connection=_choice(table, "connection", CONNECTIONS, "any"),
         complete=_flag(table, "complete", True),
         reason=_text(table, "reason") if "reason" in table else None,
@@ -293,6 +292,7 @@ def _expectation(table: dict[str, Any], where: str, *, ours: bool) -> Expectatio
         absent_fields=absent_fields,
         environ=environ,
         absent_environ=absent_environ,
+        early_close=_flag(table, "early_close", False),
     )
 
 

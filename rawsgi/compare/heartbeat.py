@@ -11,22 +11,30 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 _PAUSE_S: Final = 0.04
 _TIMEOUT_S: Final = 2.0
+_LATE_S: Final = 0.25
+_LATE_LIMIT: Final = 2
 _REQUEST: Final = (
     b"GET /?rawsgi-heartbeat HTTP/1.1\r\nHost: heartbeat.example\r\nConnection: close\r\n\r\n"
 )
 
 
 class Heartbeat:
-    """Counts answered requests. `count` may be read from any thread; close() joins the thread."""
+    """Counts answered requests. `count` may be read from any thread; close() joins the thread.
+
+    `is_sick`: several answers in a row were very late, as when threads of the server spin.
+    """
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.count = 0
+        self.is_sick = False
+        self._late = 0
         self._address = address
         self._waiting = 0
         self._closed = False
@@ -59,8 +67,12 @@ class Heartbeat:
                 self._changed.wait_for(lambda: self._closed or self._waiting > 0)
                 if self._closed:
                     return
+            began_s = time.monotonic()
             if self._beat():
                 self.count += 1
+            late = time.monotonic() - began_s > _LATE_S
+            self._late = self._late + 1 if late else 0
+            self.is_sick = self.is_sick or self._late >= _LATE_LIMIT
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_S)
 

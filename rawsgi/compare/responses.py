@@ -126,7 +126,7 @@ class ResponseReader:
 
     def _read_head(self) -> bool:
         stream, start = self._stream, self._position
-        while stream[start : start + 1] in (b"\r", b"\n"):
+        while bytes(stream[start : start + 1]) in (b"\r", b"\n"):
             start += 1
         beginning = bytes(stream[start : start + len(_START)])
         if not _START.startswith(beginning):

@@ -90,8 +90,9 @@ def _find_program(name: str) -> str:
 
 def _rawsgi(app: str, host: str, port: int) -> list[str]:
     return _module(
-        "rawsgi", app, "--host", host, "--port", str(port), "--no-access-log", "--log-level", "error"
-    )
+        "rawsgi", app, "--host", host, "--port", str(port),
+        "--no-access-log", "--log-level", "error",
+    )  # fmt: skip
 
 
 def _gunicorn(app: str, host: str, port: int) -> list[str]:
@@ -204,10 +205,10 @@ class Server:
         deadline_s = time.monotonic() + timeout_s
         while not self._answers(deadline_s):
             if not self.is_alive():
-                raise ServerError(f"{self.name} did not start: {self._explain()}")
+                raise ServerError(f"{self.name} did not start: {self.explain()}")
             if time.monotonic() > deadline_s:
                 raise ServerError(
-                    f"{self.name} did not answer within {timeout_s:.0f} s: {self._explain()}"
+                    f"{self.name} did not answer within {timeout_s:.0f} s: {self.explain()}"
                 )
             time.sleep(0.03)
 
@@ -254,8 +255,8 @@ class Server:
                     continue
         return False
 
-    def _explain(self) -> str:
-        """Return the last line that the server wrote."""
+    def explain(self) -> str:
+        """Return the last telling line that the server wrote."""
         if self._output is None:
             return "it says nothing"
         size = self._output.seek(0, os.SEEK_END)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _ACCEPTS_IN_A_ROW = 64
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_S = 0.5
+# So much of a response may wait in the kernel for one client. Without a bound some hundred slow
+# readers fill the kernel's memory for all of TCP, and everybody waits (measured: 10 s).
+_UNSENT_BYTES = 1 << 17
+# Accepted sockets have these options of their listener (tcp(7) says so for Linux only).
+_OPTIONS_INHERITED = sys.platform == "linux"
 
 
 class Acceptor:
@@ -39,6 +45,8 @@ class Acceptor:
         self.base = base
         """The environ of every request that comes this way, to be copied."""
         self.room = room
+        if self._tcp:
+            set_options(self.socket)
         self.paused = True
         self.deadline = 0.0
         self.scheduled: float | None = None
@@ -62,13 +70,16 @@ class Acceptor:
             try:
                 sock.setblocking(False)
                 if self._tcp:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if not _OPTIONS_INHERITED:
+                        set_options(sock)
                     remote = address[0], str(address[1])
                 else:
                     remote = "", ""
             except OSError:
                 sock.close()
                 continue
+            if loop.observer is not None:
+                sock = loop.observer.wrap(sock, remote, self.base)
             connection = Connection(loop, self, sock, remote)
             loop.connections.add(connection)
             if not connection.on_event(READ):
@@ -93,6 +104,13 @@ class Acceptor:
     def close(self) -> None:
         """Stop accepting for good; the listener is closed by whoever opened it."""
         self.pause()
+
+
+def set_options(sock: socket.socket) -> None:
+    """Small blocks leave at once; large ones do not pile up in the kernel. Raises `OSError`."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 class Room:

@@ -16,13 +16,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, Any
 
-HIGH_WATERMARK_BYTES = 1 << 18
+from rawsgi.net.tap import Tap
+
+HIGH_WATERMARK_BYTES = 1 << 17
 """An application that runs ahead of its client by more than this waits."""
-LOW_WATERMARK_BYTES = 1 << 16
+LOW_WATERMARK_BYTES = 1 << 15
 """It goes on when no more than this is left."""
 
-_SENDFILE_BYTES = 1 << 20
+# One call's worth, and one turn's: a fast reader of a long response does not hold the loop.
 _SEND_BYTES = 1 << 18
+_TURN_BYTES = 1 << 19
 
 
 class Spool:
@@ -68,27 +71,29 @@ class FilePart:
         self.count = count
         self.close = close
 
-    def send(self, sock: socket.socket) -> bool:
-        """Send what the socket takes; True when all was sent. Raises `OSError`."""
-        while self.count:
-            sent = _send_file(sock, self.file, self.offset, min(self.count, _SENDFILE_BYTES))
-            if not sent:
-                raise OSError("the file became shorter while it was sent")
-            self.offset += sent
-            self.count -= sent
-        return True
+    def send(self, sock: socket.socket) -> int:
+        """Send some of it; return how many bytes. Raises `OSError`, also `BlockingIOError`."""
+        sent = _send_file(sock, self.file, self.offset, min(self.count, _SEND_BYTES))
+        if not sent:
+            raise OSError("the file became shorter while it was sent")
+        self.offset += sent
+        self.count -= sent
+        return sent
 
 
 if hasattr(os, "sendfile"):
 
-    def _send_file(sock: socket.socket, file: Any, offset: int, count: int) -> int:
+    def _send_file(sock: Any, file: Any, offset: int, count: int) -> int:
+        if isinstance(sock, Tap):
+            return sock.send_file(file, offset, count)
         return os.sendfile(sock.fileno(), file.fileno(), offset, count)
 
 else:
 
-    def _send_file(sock: socket.socket, file: Any, offset: int, count: int) -> int:
+    def _send_file(sock: Any, file: Any, offset: int, count: int) -> int:
         file.seek(offset)
-        return sock.send(file.read(min(count, _SEND_BYTES)))
+        sent: int = sock.send(file.read(min(count, _SEND_BYTES)))
+        return sent
 
 
 class Outbox:
@@ -98,7 +103,8 @@ class Outbox:
     Exists only for connections whose socket was full, or whose blocks are being gathered.
     """
 
-    __slots__ = ("_parts", "_room", "bytes_waiting", "gathering", "lock", "sent_bytes", "watched")
+    __slots__ = ("_parts", "_room", "bytes_waiting", "gathering", "lock", "sent_bytes", "throttled",
+                 "watched")  # fmt: skip
 
     def __init__(self) -> None:
         self._parts: deque[memoryview | FilePart] = deque()
@@ -109,6 +115,8 @@ class Outbox:
         self.watched = False
         """The loop was asked to flush, and does so until the box is empty."""
         self.gathering = False
+        self.throttled = False
+        """The thread waits until the client has caught up, and is readmitted."""
 
     def __bool__(self) -> bool:
         return bool(self._parts)
@@ -123,22 +131,22 @@ class Outbox:
         self._parts.append(part)
 
     def flush(self, sock: socket.socket) -> bool:
-        """With the lock: send what the socket takes; True when nothing is left.
+        """With the lock: send what the socket takes, and at most one turn's worth.
 
-        Raises `OSError` when the connection is broken.
+        True when nothing is left. Raises `OSError` when the connection is broken.
         """
         parts = self._parts
+        turn_ends = self.sent_bytes + _TURN_BYTES
         try:
             while parts:
                 part = parts[0]
+                if self.sent_bytes >= turn_ends:
+                    return False
                 if isinstance(part, FilePart):
-                    before = part.count
-                    try:
-                        part.send(sock)
-                    finally:
-                        self.sent_bytes += before - part.count
-                    parts.popleft()
-                    part.close()
+                    self.sent_bytes += part.send(sock)
+                    if not part.count:
+                        parts.popleft()
+                        part.close()
                 elif len(parts) > 1 and len(part) < _SEND_BYTES:
                     self._send_several(sock)
                 else:
@@ -146,9 +154,6 @@ class Outbox:
                     self._take(sent)
         except (BlockingIOError, InterruptedError):
             return False
-        finally:
-            if self.bytes_waiting <= LOW_WATERMARK_BYTES:
-                self._room.notify_all()
         return True
 
     def _send_several(self, sock: socket.socket) -> None:
@@ -175,19 +180,29 @@ class Outbox:
             sent -= len(part)
             parts.popleft()
 
-    def wait_for_room(self, is_broken: Callable[[], bool]) -> None:
-        """With the lock: wait until the box is below the low watermark or the way is broken.
+    @property
+    def has_room(self) -> bool:
+        """The client has caught up."""
+        return self.bytes_waiting <= LOW_WATERMARK_BYTES
+
+    def wait_for_room(self) -> None:
+        """With the lock: wait until the thread is readmitted: there is room, or the way is broken.
 
         Only the thread that runs the request; the loop must be in somebody else's hands.
         """
-        while self.bytes_waiting > LOW_WATERMARK_BYTES and not is_broken():
+        while self.throttled:
             self._room.wait()
 
+    def readmit(self) -> None:
+        """The leader, without the lock: let the waiting thread go on."""
+        with self.lock:
+            self.throttled = False
+            self._room.notify_all()
+
     def discard(self) -> None:
-        """With the lock: the connection is gone. Files are closed, a waiting thread wakes up."""
+        """With the lock: the connection is gone. Files are closed; a waiting thread has room."""
         for part in self._parts:
             if isinstance(part, FilePart):
                 part.close()
         self._parts.clear()
         self.bytes_waiting = 0
-        self._room.notify_all()

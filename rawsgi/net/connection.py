@@ -55,6 +55,7 @@ class Connection:
         "progress",
         "protocol",
         "remote",
+        "resuming",
         "scheduled",
         "since",
         "socket",
@@ -83,6 +84,8 @@ class Connection:
         self.deadline = loop.now + loop.settings.head_timeout_s
         self.scheduled: float | None = None
         # For one request.
+        self.resuming = False
+        """The next request is in the protocol's buffer; only then comes what the socket has."""
         self.spool: Spool | None = None
         self.content_started = 0.0
         self.exchange: Exchange | None = None
@@ -97,7 +100,7 @@ class Connection:
 
     def on_event(self, events: int) -> bool:
         """The poller reports the socket. False: this thread has lost the loop meanwhile."""
-        if self.state != WAITING:
+        if self.state != WAITING or self.resuming:
             return self._on_event_later(events)
         try:
             data = self.socket.recv(RECEIVE_BYTES)
@@ -137,6 +140,7 @@ class Connection:
 
     def read_buffered(self) -> bool:
         """WAITING: go on in bytes that are here already. False: this thread lost the loop."""
+        self.resuming = False
         if self.state != WAITING:
             return True
         try:
@@ -224,6 +228,8 @@ class Connection:
     def refuse(self, error: ProtocolError) -> None:
         """WAITING: answer a broken request, then close so that the answer arrives."""
         loop = self.loop
+        if loop.observer is not None:
+            loop.observer.refuse(self, error)
         data = self.protocol.refuse(error)
         loop.log_refusal(self, error, len(data))
         self._discard_spool()
@@ -244,6 +250,8 @@ class Connection:
         if exchange.content_bytes:
             exchange.content.close()
         self.exchange = None
+        if loop.observer is not None:
+            loop.observer.finish(self, exchange)
         if loop.access_log is not None:
             loop.access_log.write(
                 self.remote[0], request.method, request.target, request.version,
@@ -261,6 +269,7 @@ class Connection:
                 self.since = loop.now
                 self.deadline = loop.now + loop.settings.keep_alive_timeout_s
                 if protocol.buffer:
+                    self.resuming = True
                     loop.resumed.append(self)
                 elif self.mask != READ or self.scheduled is None:
                     self.arm(READ)
@@ -290,12 +299,17 @@ class Connection:
                 empty = True
             outbox.watched = not empty
             progress = outbox.sent_bytes
+            catches_up = outbox.throttled and outbox.has_room
+        if catches_up and self.exchange is not None:
+            self.loop.crew.parking.readmit(self.exchange)
         if self.broken and self.state == FLUSHING:
             self.close()
         elif not empty:
             self._await_peer(progress)
         elif self.state == FLUSHING:
             self.outbox = None
+            if self.loop.observer is not None:
+                self.loop.observer.flush(self)
             if self.protocol.finish():
                 self._wait_for_request()
             else:
@@ -309,6 +323,7 @@ class Connection:
         self.since = loop.now
         self.deadline = loop.now + loop.settings.keep_alive_timeout_s
         if self.protocol.buffer:
+            self.resuming = True
             loop.resumed.append(self)
         else:
             self.arm(READ)
@@ -440,6 +455,9 @@ class Connection:
         if outbox is not None:
             with outbox.lock:
                 outbox.discard()
+                waits = outbox.throttled
+            if waits and self.exchange is not None:
+                self.loop.crew.parking.readmit(self.exchange)
 
     def expire(self, now: float) -> None:
         """The clock: the deadline has passed."""
@@ -467,10 +485,22 @@ class Connection:
         elif state == LINGERING:
             self.close()
 
+    def fail(self) -> None:
+        """The server itself failed at this connection: it ends, whatever its state is."""
+        exchange = self.exchange
+        if exchange is not None and self.state == QUEUED:
+            self.loop.crew.drop_queued(exchange)
+        if exchange is not None and self.state in (QUEUED, RUNNING) and exchange.member is not None:
+            self.cut()
+        else:
+            self.close()
+
     def close(self) -> None:
         """Close the socket and forget everything. Not while RUNNING."""
         if self.state == CLOSED:
             return
+        if self.loop.observer is not None:
+            self.loop.observer.close(self)
         self.state = CLOSED
         self.broken = True
         self.arm(0)

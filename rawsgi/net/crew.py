@@ -7,47 +7,60 @@ takes too long.
 The token. There is one token, and whoever holds it leads: it alone touches the loop, the
 connections that no thread runs, and every field of `Crew` that is not said to be anybody's.
 
-    state              who may move it           to
-    held by L          L, to run a request       on the table      (append)
-    on the table       L, the request is done    held by L         (pop)
-    on the table       the standby S, when it    held by S         (pop)
+    state              who may move it            to
+    held by L          L, to run a request        on the table    (append)
+    held by L          L, with a limit of one     held by M       (LEAD in M's inbox)
+    on the table       L, its request is done     held by L       (pop)
+    on the table       an earlier leader, same    held by it      (pop)
+    on the table       the standby S, when it     held by S       (pop)
                        lay there for a delay
 
-`list.append` and `list.pop` are atomic with and without the GIL, so of two who reach for the
-token one gets it and the other an IndexError. Three things follow:
+`list.append` and `list.pop` are atomic with and without the GIL, so of all who reach for the
+token one gets it and the others an IndexError. Four things follow:
 
 1. At most one thread leads: there is one token, and only its holder puts it down.
 2. What L wrote before it put the token down is seen by whoever picks it up: append and pop
    synchronise. The loop is complete in its object whenever a request is run, so any thread goes
    on where the last one stopped; it need not be the standby: an old leader that finds *a* token
    on the table (the new leader runs a request at that moment) leads again.
-3. Somebody always leads or will: the token is put down only if a standby exists, and the standby
-   looks at the table once more after it declared itself asleep and let one delay pass, so that
-   either it sees the token or the leader sees that it must be woken.
+3. Somebody always leads or will. The token is put down only if a standby exists, and a standby
+   does nothing else until it has the token or the leader frees it. S says that it is asleep,
+   lets a delay pass, and only then looks at the table for the last time; L puts the token down,
+   and only then looks whether S is asleep. So S sees the token, or L sees that it must wake S.
+   L looks at the S that was there before it put the token down; if another has come since, then
+   somebody took the token, and L wakes one thread too many.
+4. Between the two nothing is raised: what a request raises is caught in the thread that runs it,
+   and an interruption (see `overtime`) is over before the thread reaches for the token.
 
-A thread that ran a request and found the token gone touches nothing of the loop: it posts its
-exchange, takes the next one from the queue, or posts that it is free. There is one thread more
-than `limit`, so that while `limit` applications run, somebody leads; the leader then runs none.
+The members and their states stand in `member`. `running` counts those that run a request
+without leading and are not parked (see `parking`): one more for each token that is taken, each
+exchange that is handed out and each that is readmitted; one less for each `_release`, each old
+leader that leads again, each that is replaced and each that is parked. There is one thread more
+than `limit`, not counting the parked, so that while `limit` applications run, somebody leads;
+the leader then runs none. A thread that ran a request and found the token gone touches nothing
+of the loop: it posts its exchange, takes the next one from the queue, or posts that it is free.
 
-With a limit of one, only one thread ever runs applications (the main thread, as long as it is
-not lost); when it is done it gets the loop back.
+With a limit of one, only one thread runs applications (the main thread, as long as it is not
+lost). The second one only relieves it: it queues what is complete, and gives the loop back when
+the first one is free.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
+import os
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from rawsgi.logs import escape, log
+from rawsgi.logs import log
 from rawsgi.net.connection import QUEUED, READ, RUNNING
 from rawsgi.net.exchange import Exchange
+from rawsgi.net.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
+from rawsgi.net.overtime import Overtime, RequestTimeout, absorb_interruption, describe
+from rawsgi.net.parking import Parking
 
 if TYPE_CHECKING:
     from rawsgi.net.loop import Loop
@@ -62,78 +75,51 @@ _SHORT_REQUEST_S = 0.004
 _IDLE_LOOKS = 20
 # So many looks without a take-over, and the delay grows again.
 _CALM_LOOKS = 16
+# So many failures of the loop itself, each within a second of the last, and the process ends.
+_FAILURES_LIMIT = 10
+
+EXIT_BROKEN = 70
+"""Exit status of a process whose loop cannot go on (EX_SOFTWARE of sysexits.h)."""
 
 
-class RequestTimeout(BaseException):
-    """Raised in a thread whose request was answered with a 504; not for `except Exception`."""
-
-
-class Order:
-    """What a member is told to do, other than to run an exchange."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-LEAD: Final = Order("LEAD")
-STAND_BY: Final = Order("STAND_BY")
-WAKE: Final = Order("WAKE")
-STOP: Final = Order("STOP")
-
-
-class Member:
-    """One thread of the crew."""
-
-    __slots__ = ("exchange", "ident", "inbox", "lock", "lost", "runs_applications", "thread")
-
-    def __init__(self, runs_applications: bool) -> None:
-        self.runs_applications = runs_applications
-        self.inbox: SimpleQueue[Order | Exchange] = SimpleQueue()
-        """Orders. Any thread puts, the member gets."""
-        self.thread: threading.Thread | None = None
-        """None: the thread that called `Crew.run`."""
-        self.ident = 0
-        self.lock = threading.Lock()
-        """Guards `exchange` against an interruption that comes too late."""
-        self.exchange: Exchange | None = None
-        """What it runs. Written by the member, and by nobody else."""
-        self.lost = False
-        """Its request has timed out and it was replaced; with `lock`, by the leader."""
+def end_process() -> None:
+    """The loop is broken, and perhaps the main thread is stuck: leave from any thread."""
+    os._exit(EXIT_BROKEN)
 
 
 class Crew:
-    """The threads that serve one loop. `run_application` is called by one thread per exchange."""
+    """The threads that serve one loop. `run_application` is called by one thread per exchange.
+
+    `on_lost` is called by the leader with the number of threads that are stuck in requests that
+    were answered with a 504; `on_broken` by a thread that cannot go on, and should not return.
+    """
 
     def __init__(
         self,
         loop: Loop,
         run_application: Callable[[Exchange], None],
         on_lost: Callable[[int], None],
+        on_broken: Callable[[], None] = end_process,
     ) -> None:
-        settings = loop.settings
         self.loop = loop
         self._run_application = run_application
         self._on_lost = on_lost
-        self._limit = settings.threads
-        self._queue_limit = settings.queue
-        self._slow_s = settings.slow_request_s
-        self._timeout_s = settings.request_timeout_s
+        self._on_broken = on_broken
+        self.limit = loop.settings.threads
+        self._queue_limit = loop.settings.queue
+        self.overtime = Overtime(loop, self)
+        self.parking = Parking(loop, self)
+        self._can_be_lost = bool(self.overtime.timeout_s)
         # Anybody's, atomic each.
         self._table: list[Member] = []
         """The token, while it is nobody's: as the member that put it down."""
         self._queue: deque[Exchange] = deque()
-        """Complete requests that wait for a thread."""
+        """Complete requests that wait for a thread. The leader appends, any thread takes."""
         # Written by the leader, read by the standby.
         self._turn = 0
         """How many times the token was put down."""
+        # Written by the leader and the standby, and none the worse for a lost write.
         self._delay_s = LONGEST_DELAY_S
-        # Set by the standby, cleared by the standby or the leader.
-        self._standby_asleep = False
         # The leader's.
         self.running = 0
         """Applications that run in threads other than the leader's."""
@@ -146,8 +132,10 @@ class Crew:
         """The thread that called `run`."""
         self.leader = self.main
         self._members = [self.main]
-        self._standby: Member | None = None
+        self.standby: Member | None = None
         self._resting: list[Member] = []
+        self._enlisted = 0
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._members)
@@ -159,14 +147,13 @@ class Crew:
         me = self.leader
         connection = exchange.connection
         connection.exchange = exchange
-        if self._timeout_s:
+        if self._can_be_lost:
             exchange.claim = [None]
-        if (
-            self.running >= self._limit
-            or self._queue
-            or not me.runs_applications
-            or (self._standby is None and not self._appoint_standby())
-        ):
+        if self.running >= self.limit or self._queue or not me.runs_applications:
+            self._enqueue(exchange)
+            return True
+        standby = self.standby or self._appoint_standby()
+        if standby is None:
             self._enqueue(exchange)
             return True
         connection.state = RUNNING
@@ -175,45 +162,59 @@ class Crew:
         me.exchange = exchange
         self._turn += 1
         self._table.append(me)
-        if self._standby_asleep:
-            self._wake_standby()
-        self._run_application(exchange)
+        # From here on this thread may have lost the lead.
+        if standby.asleep:
+            standby.asleep = False
+            standby.inbox.put(WAKE)
+        try:
+            self._run_application(exchange)
+        except BaseException as error:
+            self._end_failed(exchange, error)
+        if self._can_be_lost and not self._settle(me):
+            return False
         try:
             self._table.pop()
         except IndexError:
-            self._hand_back(me, exchange)
+            me.leads = False
+            me.exchange = None
+            self.loop.post(self._take_back, exchange)
             return False
-        if self.leader is not me and not self._lead_again(me, exchange):
-            return False
+        if self.leader is not me:
+            self._lead_again(me, exchange)
         me.exchange = None
         exchange.member = None
         connection.finish(exchange)
         return True
 
-    def _hand_back(self, me: Member, exchange: Exchange) -> None:
-        """Not the leader: the exchange goes to the loop."""
+    def _settle(self, me: Member) -> bool:
+        """A request is over. False: this thread was lost, and has to end without another step."""
         with me.lock:
+            if me.lost:
+                return False
             me.exchange = None
-        self.loop.post(self._take_back, exchange)
+            return True
 
-    def _lead_again(self, me: Member, exchange: Exchange) -> bool:
+    def _end_failed(self, exchange: Exchange, error: BaseException) -> None:
+        """The gateway raised, which it should not: the server's fault, or an interruption that
+        came while the response was being ended."""
+        if not isinstance(error, RequestTimeout):
+            log.error("%s: the server failed", describe(exchange), exc_info=error)
+        try:
+            exchange.abort("the server failed")
+        except BaseException:
+            exchange.connection.broken = True
+
+    def _lead_again(self, me: Member, exchange: Exchange) -> None:
         """The token was taken and lay there again: its new owner runs a request just now."""
-        with me.lock:
-            me.exchange = None
-            lost = me.lost
-        if lost:
-            self._table.append(self.leader)  # replaced meanwhile: it is not for this thread
-            self.loop.post(self._take_back, exchange)
-            return False
         other, self.leader = self.leader, me
         self.running -= 1
         self.loop.clock.forget(exchange)
         self._relieve(other)
-        return True
 
     def _take_back(self, exchange: Exchange) -> None:
         """The leader: another thread has run this exchange to its end."""
         self.loop.clock.forget(exchange)
+        self.parking.leave(exchange)
         exchange.member = None
         if monotonic() - exchange.called < _SHORT_REQUEST_S:
             self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
@@ -230,16 +231,19 @@ class Crew:
             connection.refuse_queued(exchange, 503, "all threads are busy and the queue is full")
             return
         connection.state = QUEUED
-        self._queue.append(exchange)
-        self._watch(exchange)
+        self.overtime.watch(exchange)
         connection.arm(READ)  # to learn when the client leaves
-        self._dispatch()
+        self._queue.append(exchange)
+        self.dispatch()
 
-    def _dispatch(self) -> None:
-        """Give queued requests to threads that are free or can be had."""
-        while self._queue and self.running < self._limit:
+    def dispatch(self) -> None:
+        """Give places to threads that wait for one, then queued requests to free threads."""
+        self.parking.fill_places()
+        while self._queue and self.running < self.limit:
             member = self._find_free_member()
             if member is None:
+                if not self.running:
+                    self._refuse_all()
                 return
             try:
                 exchange = self._queue.popleft()
@@ -249,12 +253,26 @@ class Crew:
             self.running += 1
             member.inbox.put(exchange)
 
+    def _refuse_all(self) -> None:
+        """No thread can be had, and none will be free."""
+        while self._queue:
+            exchange = self._queue.popleft()
+            self.loop.clock.forget(exchange)
+            exchange.connection.refuse_queued(exchange, 503, "no thread can be started")
+
     def _find_free_member(self) -> Member | None:
         for index, member in enumerate(self._resting):
             if member.runs_applications:
                 return self._resting.pop(index)
-        needs_runner = self._limit > 1 or not any(m.runs_applications for m in self._members)
-        return self._enlist() if needs_runner else None
+        if self.limit > 1 or not any(m.runs_applications for m in self._members):
+            enlisted = self._enlist()
+            if enlisted is not None:
+                return enlisted
+        standby = self.standby
+        if standby is not None and standby.runs_applications:
+            self.standby = None  # no other can be had, and the leader runs nothing just now
+            return standby
+        return None
 
     def _release(self, member: Member) -> None:
         """The leader: a thread has found the queue empty and is free."""
@@ -262,78 +280,99 @@ class Crew:
         if not self.leader.runs_applications and not self._queue:
             self.successor = member
             return
-        self._resting.append(member)
-        self._dispatch()
+        if len(self._members) - self.parking.count > self.limit + 1 and member is not self.main:
+            self._members.remove(member)  # it stood in for a parked one that is back
+            member.inbox.put(STOP)
+        else:
+            self._resting.append(member)
+        self.dispatch()
 
     def drop_queued(self, exchange: Exchange) -> bool:
         """The leader: take a request out of the queue; False: a thread has just taken it."""
-        try:
-            self._queue.remove(exchange)
-        except (ValueError, IndexError):
-            return False
-        self.loop.clock.forget(exchange)
-        return True
+        while True:
+            try:
+                self._queue.remove(exchange)
+            except IndexError:
+                continue  # a thread took another one in the middle of the search
+            except ValueError:
+                return False
+            self.loop.clock.forget(exchange)
+            return True
 
     # -- The leader: who does what -----------------------------------------------------------------
 
     def _enlist(self) -> Member | None:
         """Return a new thread that waits for orders; None: the crew is complete."""
-        if len(self._members) > self._limit:
+        if len(self._members) - self.parking.count > self.limit:
             return None
-        runs = self._limit > 1 or not any(m.runs_applications for m in self._members)
+        runs = self.limit > 1 or not any(m.runs_applications for m in self._members)
         member = Member(runs)
-        thread = threading.Thread(
-            target=self._live, args=(member,), name=f"rawsgi-{len(self._members)}", daemon=True
+        self._enlisted += 1
+        member.thread = threading.Thread(
+            target=self._live, args=(member,), name=f"rawsgi-{self._enlisted}", daemon=True
         )
         try:
-            thread.start()
-        except RuntimeError as error:
-            log.error("no further thread can be started: %s", error)
+            member.thread.start()
+        except (RuntimeError, MemoryError) as error:
+            if not self._warned:
+                self._warned = True
+                log.error("no further thread can be started (said once): %s", error)
             return None
-        member.thread = thread
+        self._warned = False
         self._members.append(member)
         return member
 
-    def _appoint_standby(self) -> bool:
+    def _appoint_standby(self) -> Member | None:
         member = self._resting.pop() if self._resting else self._enlist()
-        if member is None:
-            return False
-        self._standby = member
-        self._standby_asleep = False
-        member.inbox.put(STAND_BY)
-        return True
-
-    def _wake_standby(self) -> None:
-        self._standby_asleep = False
-        if self._standby is not None:
-            self._standby.inbox.put(WAKE)
+        if member is not None:
+            self.standby = member
+            member.inbox.put(STAND_BY)
+        return member
 
     def _relieve(self, other: Member) -> None:
         """This thread leads now; `other` goes on with the request that it began as leader."""
         self.running += 1
+        self.loop.now = monotonic()
         exchange = other.exchange
         if exchange is not None and exchange.member is other:
-            exchange.stop_gathering()
-            self._watch(exchange, look_soon=True)
+            try:
+                exchange.stop_gathering()
+            except Exception as error:
+                self.loop.contain(exchange, error)
+            self.overtime.watch(exchange, look_soon=True)
 
     def _take_over(self, me: Member) -> None:
         other, self.leader = self.leader, me
-        self._standby = None
+        self.standby = None
         self.takeovers += 1
         self._delay_s = SHORTEST_DELAY_S
         self._relieve(other)
+
+    def replace(self, member: Member, exchange: Exchange) -> None:
+        """The leader: `member` is lost to its request; another thread takes its place."""
+        self._members.remove(member)
+        self.parking.readmit_now(exchange)
+        self.running -= 1
+        self.lost += 1
+        self._on_lost(self.lost)
+        self.dispatch()
+
+    def _count_return(self, exchange: Exchange) -> None:
+        """The leader: a lost thread has come back from this exchange, and ends."""
+        self.lost -= 1
+        self._take_back(exchange)
 
     def abdicate(self) -> None:
         """The leader: hand the loop to `successor` and stand by."""
         me, successor = self.leader, self.successor
         assert successor is not None
         self.successor = None
-        if self._standby is not None:
+        if self.standby is not None:
             self._resting.append(me)
         else:
-            self._standby = me
-            self._standby_asleep = False
+            self.standby = me
             me.inbox.put(STAND_BY)
+        me.leads = False
         self.leader = successor
         successor.inbox.put(LEAD)
 
@@ -341,86 +380,133 @@ class Crew:
 
     def run(self) -> None:
         """Lead with this thread, and return when the loop has finished."""
-        me = self.leader
-        me.ident = threading.get_ident()
-        me.inbox.put(LEAD)
-        self._live(me)
+        self.main.inbox.put(LEAD)
+        self._live(self.main)
         for member in self._members:
-            if member.thread is not None and member.thread is not threading.current_thread():
+            if member.thread is not None:
                 member.thread.join(1.0)
 
     def stop(self) -> None:
         """The leader: the loop has finished; every member ends when its request ends."""
         for member in self._members:
             member.inbox.put(STOP)
+        if self.main.lost:
+            self.main.inbox.put(STOP)
 
     def _live(self, me: Member) -> None:
         me.ident = threading.get_ident()
-        while True:
-            try:
-                order = me.inbox.get()
-                if order is STOP or self._follow(me, order):
-                    return
-            except RequestTimeout:  # came after its request had ended
-                exchange = me.exchange
-                if exchange is not None:
-                    self._hand_back(me, exchange)
-                if self._end_if_lost(me):
-                    return
+        try:
+            self._follow_orders(me)
+            if me.lost:
+                with me.lock:  # by now the interruption has been sent
+                    absorb_interruption()
+        except RequestTimeout:
+            pass  # it is sent once, and only to a thread that is lost
+        except BaseException as error:
+            log.critical("a thread of the server has failed: the process ends", exc_info=error)
+            self._on_broken()
+        if me.lost:
+            self._end_lost(me)
 
-    def _follow(self, me: Member, order: Order | Exchange) -> bool:
-        """Do as ordered; True: this thread is to end."""
-        if isinstance(order, Exchange):
-            self._run_queued(me, order)
-        elif order is LEAD or (order is STAND_BY and self._stand_by(me)):
-            if not self.loop.lead():
-                return False
-        else:
-            return False
+    def _end_lost(self, me: Member) -> None:
+        """A lost thread came back. It ends; the main thread waits for the end of the others."""
+        exchange, me.exchange = me.exchange, None
+        if exchange is not None:
+            self.loop.post(self._count_return, exchange)
+        while me.thread is None and me.inbox.get() is not STOP:
+            pass
+
+    def _follow_orders(self, me: Member) -> None:
+        """Return when the loop has finished, or this thread is lost."""
         while not me.lost:
+            order = me.inbox.get()
+            if order is STAND_BY:
+                order = self._stand_by(me)
+            if isinstance(order, Exchange):
+                self._run_queued(me, order)
+            elif order is LEAD:
+                if not self._lead(me):
+                    continue
+            elif order is STOP:
+                return
+            else:
+                continue  # WAKE, TAKE_OVER: somebody else was meant
+            while not me.lost:
+                exchange = self._take_queued()
+                if exchange is None:
+                    self.loop.post(self._release, me)
+                    break
+                self._run_queued(me, exchange)
+
+    def _lead(self, me: Member) -> bool:
+        """Lead; True: the token is gone, and what this thread ran as the leader is over.
+
+        The loop contains what fails in a connection. What gets here is the loop's own failure:
+        it goes on, unless it fails again and again.
+        """
+        me.leads = True
+        failures = 0
+        while True:
+            began = monotonic()
             try:
-                exchange = self._queue.popleft()
-            except IndexError:
-                self.loop.post(self._release, me)
-                return False
-            self._run_queued(me, exchange)
-        return self._end_if_lost(me)
+                return self.loop.lead()
+            except Exception as error:
+                failures = failures + 1 if monotonic() - began < 1.0 else 1
+                if failures == _FAILURES_LIMIT or not me.leads:
+                    raise
+                log.error("the loop has failed, and goes on", exc_info=error)
+
+    def _take_queued(self) -> Exchange | None:
+        """The next request for a thread that is done with one; None: it is to be released."""
+        if self.parking.returning:
+            return None  # they have waited for longer, and the leader lets them go on
+        try:
+            return self._queue.popleft()
+        except IndexError:
+            return None
 
     def _run_queued(self, me: Member, exchange: Exchange) -> None:
         exchange.connection.state = RUNNING
         exchange.called = monotonic()
         me.exchange = exchange
-        exchange.member = me
-        self._run_application(exchange)
-        self._hand_back(me, exchange)
+        exchange.member = me  # last: the leader may judge it from now on
+        try:
+            self._run_application(exchange)
+        except BaseException as error:
+            self._end_failed(exchange, error)
+        if self._settle(me):
+            self.loop.post(self._take_back, exchange)
 
-    def _stand_by(self, me: Member) -> bool:
-        """Watch the token; True: this thread has taken it and leads."""
+    def _stand_by(self, me: Member) -> Order | Exchange:
+        """Watch the token. Return LEAD once it is this thread's, or what else there is to do."""
         turn = self._turn
         idle = calm = 0
+        order: Order | Exchange | None
         while True:
-            order: Order | Exchange | None
             try:
                 order = me.inbox.get(timeout=self._delay_s)
             except Empty:
                 order = None
-            if order is STOP:
-                me.inbox.put(STOP)
-                return False
+            if order is not None and order is not WAKE and order is not TAKE_OVER:
+                return order
             if self._table:
-                if turn == self._turn and order is None:
+                if order is TAKE_OVER or (turn == self._turn and order is None):
                     try:
                         self._table.pop()
                     except IndexError:
                         continue
                     self._take_over(me)
-                    return True
+                    return LEAD
                 idle = 0
             elif turn == self._turn:
                 idle += 1
                 if idle >= _IDLE_LOOKS:
-                    self._sleep(me)
                     idle = 0
+                    order = self._sleep(me)
+                    if order is TAKE_OVER:
+                        me.inbox.put(order)
+                    elif order is not WAKE:
+                        return order
             else:
                 idle = 0
             turn = self._turn
@@ -429,117 +515,15 @@ class Crew:
                 calm = 0
                 self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
 
-    def _sleep(self, me: Member) -> None:
+    def _sleep(self, me: Member) -> Order | Exchange:
         """Nothing to watch: wait without a time limit, so that an idle process never wakes up."""
         turn = self._turn
-        self._standby_asleep = True
+        me.asleep = True
+        order: Order | Exchange = WAKE
         try:
             order = me.inbox.get(timeout=self._delay_s)
         except Empty:
-            if turn != self._turn or self._table:
-                self._standby_asleep = False
-                return
-            order = me.inbox.get()
-        self._standby_asleep = False
-        if order is STOP:
-            me.inbox.put(STOP)
-
-    # -- The leader: requests that take too long ---------------------------------------------------
-
-    def _watch(self, exchange: Exchange, look_soon: bool = False) -> None:
-        """Have the clock look at the exchange when it is next late for something."""
-        clock = self.loop.clock
-        instants = []
-        if look_soon:
-            instants.append(self.loop.now + LONGEST_DELAY_S)
-        if self._slow_s and not exchange.slow_logged:
-            instants.append(exchange.called + self._slow_s)
-        if self._timeout_s:
-            instants.append(exchange.called + self._timeout_s)
-        clock.forget(exchange)
-        if instants:
-            exchange.deadline = max(min(instants), self.loop.now)
-            clock.schedule(exchange)
-
-    def judge(self, exchange: Exchange, now: float) -> None:
-        """The clock: an exchange is queued, or runs in another thread, for some time."""
-        exchange.stop_gathering()
-        age_s = now - exchange.called
-        running = exchange.member is not None
-        if self._timeout_s and age_s >= self._timeout_s:
-            if running:
-                self._time_out(exchange, age_s)
-            elif self.drop_queued(exchange):
-                exchange.connection.refuse_queued(exchange, 503, "the request waited too long")
-            return
-        if self._slow_s and age_s >= self._slow_s and not exchange.slow_logged:
-            exchange.slow_logged = True
-            if running:
-                log.warning(
-                    "%s has been running for %.1f s, just now here:\n%s",
-                    describe(exchange), age_s, self._format_stack(exchange.member),
-                )  # fmt: skip
-            else:
-                log.warning("%s has waited %.1f s for a thread", describe(exchange), age_s)
-        self._watch(exchange)
-
-    def _time_out(self, exchange: Exchange, age_s: float) -> None:
-        """Answer for the application, interrupt its thread where Python can, and replace it."""
-        member = exchange.member
-        log.error(
-            "%s timed out after %.1f s, just now here:\n%s",
-            describe(exchange), age_s, self._format_stack(member),
-        )  # fmt: skip
-        connection = exchange.connection
-        claim = exchange.claim
-        try:
-            unanswered = claim is not None and claim.pop() is None
-        except IndexError:
-            unanswered = False
-        if unanswered:
-            connection.answer_timeout(exchange)
-        else:
-            connection.cut()
-        with member.lock:
-            if member.exchange is not exchange:
-                return  # it has just ended by itself
-            member.lost = True
-            interrupt(member.ident)
-        self._members.remove(member)
-        self.running -= 1
-        self.lost += 1
-        if self.leader.runs_applications is False and self._limit == 1:
-            self.leader.runs_applications = True  # there is no other now
-        self._on_lost(self.lost)
-        self._dispatch()
-
-    def _end_if_lost(self, me: Member) -> bool:
-        """A lost thread that came back ends; True. The main thread waits for the end instead."""
-        if not me.lost:
-            return False
-        self.loop.post(self._found, me)
-        if me.thread is not None:
-            return True
-        while me.inbox.get() is not STOP:
-            pass
-        return True
-
-    def _found(self, member: Member) -> None:
-        self.lost -= 1
-
-    def _format_stack(self, member: Member) -> str:
-        frame = sys._current_frames().get(member.ident)
-        if frame is None:
-            return "  (it has just ended)"
-        return "".join(traceback.format_stack(frame)).rstrip("\n")
-
-
-def describe(exchange: Exchange) -> str:
-    """Method and target for the error log, safe against bytes from the wire."""
-    return f"{exchange.request.method} {escape(exchange.request.target)}"
-
-
-def interrupt(ident: int) -> None:
-    """Raise `RequestTimeout` in the thread `ident`, as soon as it runs Python code again."""
-    raise_in_thread: Any = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    raise_in_thread(ctypes.c_ulong(ident), ctypes.py_object(RequestTimeout))
+            if turn == self._turn and not self._table:
+                order = me.inbox.get()
+        me.asleep = False
+        return order

@@ -41,6 +41,7 @@ class Exchange:
         "gathers",
         "head_sent",
         "member",
+        "parked",
         "remote",
         "request",
         "scheduled",
@@ -79,6 +80,8 @@ class Exchange:
         # The loop's.
         self.member: Any = None
         """Who runs it; None while it is queued."""
+        self.parked = False
+        """Its thread waits for the client and does not count as running."""
         self.slow_logged = False
         self.claim: list[None] | None = None
         """Under a request timeout: whoever pops the one entry answers, thread or loop."""
@@ -274,7 +277,9 @@ class Exchange:
                 outbox.watched = True
                 connection.loop.post(type(connection).watch_outbox, connection)
             if outbox.bytes_waiting > HIGH_WATERMARK_BYTES:
-                outbox.wait_for_room(lambda: connection.broken)
+                outbox.throttled = True
+                connection.loop.crew.parking.announce(self)
+                outbox.wait_for_room()
             if connection.broken:
                 raise ClientDisconnected
 
@@ -306,4 +311,4 @@ class Exchange:
 
     def expire(self, now: float) -> None:
         """The clock: the request has been running for long."""
-        self.connection.loop.crew.judge(self, now)
+        self.connection.loop.crew.overtime.judge(self, now)

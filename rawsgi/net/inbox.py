@@ -73,9 +73,14 @@ class Inbox:
                 self.error = error
                 self._changed.notify_all()
 
-    def discard(self) -> None:
-        """The response is over, nobody will read: let go of what is here and of what comes."""
+    def close(self) -> None:
+        """The response is over, nobody should read: let go of what is here and of what comes.
+
+        Whoever reads all the same must not take what he got for the whole.
+        """
         with self._changed:
+            if self.error is None and (self._blocks or not self._ended):
+                self.error = ClientDisconnected()
             self._ended = True
             self._blocks.clear()
             self.bytes_waiting = 0

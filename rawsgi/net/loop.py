@@ -18,17 +18,20 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from rawsgi.config import Settings
-from rawsgi.logs import AccessLog, log
+from rawsgi.logs import AccessLog, escape, log
 from rawsgi.net.clock import Clock
 from rawsgi.net.connection import READ, WRITE, Connection
 from rawsgi.net.crew import Crew
 from rawsgi.net.exchange import Exchange
+from rawsgi.net.tap import Observer
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import ProtocolError
 from rawsgi.protocol.response import HeadEncoder
 
-# While requests run in other threads, Date and their ages are looked at this often.
+# While requests run in other threads Date goes on; a stalled log is tried again as often.
 _TICK_S = 1.0
+# The poller takes milliseconds as an int of C; some settings may be longer than that.
+_LONGEST_POLL_S = 86400.0
 
 
 class Handler(Protocol):
@@ -147,6 +150,8 @@ class Loop:
         self.parser = parser
         self.encoder = encoder
         self.access_log = access_log
+        self.observer: Observer | None = None
+        """Who looks on, if anybody. Set before the first connection is accepted."""
         self.on_signal = on_signal
         self.crew: Crew
         self.on_empty: Callable[[], None] = lambda: None
@@ -156,7 +161,7 @@ class Loop:
         self.poller = make_poller(settings.poller)
         self.handlers: dict[int, Handler] = {}
         self.connections: set[Connection] = set()
-        self.clock = Clock()
+        self.clock = Clock(self.contain)
         self.now = monotonic()
         """The instant of the last look at the clock."""
         self.finished = False
@@ -178,13 +183,21 @@ class Loop:
         handlers = self.handlers
         crew = self.crew
         clock = self.clock
+        me = crew.leader
         while not self.finished:
             ready = self._ready
             while ready:
                 fd, events = ready.pop()
                 handler = handlers.get(fd)
-                if handler is not None and not handler.on_event(events):
-                    return True
+                if handler is None:
+                    continue  # closed since the poller reported it
+                try:
+                    if not handler.on_event(events):
+                        return True
+                except Exception as error:
+                    if not me.leads:
+                        raise
+                    self.contain(handler, error)
             if self.resumed and not self._resume():
                 return True
             if self._posts:
@@ -192,14 +205,13 @@ class Loop:
                 if crew.successor is not None:
                     crew.abdicate()
                     return False
-            if self.access_log is not None:
-                self.access_log.flush()
+            stalled = self.access_log is not None and not self.access_log.flush()
             timeout_s = -1.0
             if clock.soonest != inf:
-                timeout_s = max(clock.soonest - self.now, 0.0)
+                timeout_s = min(max(clock.soonest - self.now, 0.0), _LONGEST_POLL_S)
             if self.resumed or self.finished:
                 timeout_s = 0.0
-            elif crew.running and not 0 <= timeout_s <= _TICK_S:
+            elif (crew.running or stalled) and not 0 <= timeout_s <= _TICK_S:
                 timeout_s = _TICK_S
             ready = self._ready = self.poller.poll(timeout_s)
             now = self.now = monotonic()
@@ -214,17 +226,44 @@ class Loop:
         self._posts.append((function, argument))
         self._waker.wake()
 
+    def contain(self, culprit: object, error: BaseException) -> None:
+        """The server failed at a connection, or at its exchange, by its own fault: that
+        connection ends, everything else goes on."""
+        connection = culprit.connection if isinstance(culprit, Exchange) else culprit
+        if not isinstance(connection, Connection):
+            log.error("the server failed at %r, and goes on", culprit, exc_info=error)
+            return
+        request = connection.protocol.request
+        what = f"{request.method} {escape(request.target)}" if request else "a connection"
+        log.error("%s: the server failed", what, exc_info=error)
+        try:
+            connection.fail()
+        except Exception as further:
+            log.error("%s: it could not be closed cleanly", what, exc_info=further)
+
     def _run_posts(self) -> None:
         posts = self._posts
         while posts:
             function, argument = posts.popleft()
-            function(argument)
+            try:
+                function(argument)
+            except Exception as error:
+                self.contain(argument, error)
 
     def _resume(self) -> bool:
         """One request of each connection that has more; False: this thread lost the loop."""
+        me = self.crew.leader
         for _ in range(len(self.resumed)):
-            if not self.resumed.popleft().read_buffered():
-                return False
+            if not self.resumed:
+                break  # this thread lost the loop and got it back: others have been here
+            connection = self.resumed.popleft()
+            try:
+                if not connection.read_buffered():
+                    return False
+            except Exception as error:
+                if not me.leads:
+                    raise
+                self.contain(connection, error)
         return True
 
     def _tell_date(self) -> None:

@@ -14,17 +14,21 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
-from rawsgi.config import Settings
+from rawsgi.config import Settings, SettingsError
 from rawsgi.logs import AccessLog, log
 from rawsgi.net.acceptor import Acceptor, Room
 from rawsgi.net.crew import Crew
 from rawsgi.net.listener import Listener
 from rawsgi.net.loop import Loop
+from rawsgi.net.tap import Observer
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import Limits
 from rawsgi.protocol.response import HeadEncoder
 from rawsgi.version import VERSION
+from rawsgi.wire.observation import plan_observation
+from rawsgi.wire.relaxations import RelaxationLog
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Application, Gateway
 
@@ -42,6 +46,7 @@ class Worker:
         self, settings: Settings, application: Application, listeners: Sequence[Listener]
     ) -> None:
         self._settings = settings
+        self._listeners = listeners
         self._exit_status = 0
         self._draining = False
         limits = Limits(
@@ -57,7 +62,7 @@ class Worker:
             AccessLog() if settings.access_log else None,
             self._on_signal,
         )
-        loop.crew = Crew(loop, Gateway(application).run, self._on_lost_thread)
+        loop.crew = Crew(loop, self._observe(Gateway(application).run), self._on_lost_thread)
         self._room = Room(loop, settings.connections)
         for listener in listeners:
             base = make_base(
@@ -71,6 +76,21 @@ class Worker:
         self.deadline = 0.0
         self.scheduled: float | None = None
 
+    def _observe(self, run: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return the gateway's `run`, wrapped for whoever was asked to look on."""
+        settings = self._settings
+        self._relaxations = RelaxationLog()
+        if settings.allow:
+            run = self._relaxations.watch_runs(run)
+        try:
+            begin = plan_observation(settings)
+        except OSError as error:
+            raise SettingsError(f"--record {settings.record}: {error.strerror}") from None
+        if begin is not None:
+            self.loop.observer = Observer(begin)
+            run = self.loop.observer.watch_runs(run)
+        return run
+
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Serve until a signal ends it; return the exit status. The main thread only."""
         previous = self._catch_signals()
@@ -82,8 +102,9 @@ class Worker:
         finally:
             self._restore_signals(previous)
             self.loop.close()
+            self._relaxations.close()
             if self.loop.access_log is not None:
-                self.loop.access_log.flush()
+                self.loop.access_log.close()
         return self._exit_status
 
     # -- Signals: their numbers arrive in the loop ------------------------------------------------
@@ -114,7 +135,7 @@ class Worker:
             self._abandon(128 + number)
         self._drain()
 
-    # -- The end -------------------------------------------------------------------------------------
+    # -- The end ---------------------------------------------------------------------------------
 
     def _drain(self) -> None:
         """The leader: accept no more, answer what is in flight, then end."""
@@ -146,8 +167,10 @@ class Worker:
 
     def _abandon(self, status: int) -> None:
         """Leave although threads are running: no Python code can end them."""
+        for listener in self._listeners:
+            listener.close()
         if self.loop.access_log is not None:
-            self.loop.access_log.flush()
+            self.loop.access_log.close()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

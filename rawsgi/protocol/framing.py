@@ -12,7 +12,6 @@ from rawsgi.protocol.message import CHUNKED, Limits, ProtocolError
 
 # Anything above this many significant digits is past every limit; int() never sees more.
 _LENGTH_DIGITS = 18
-# The chunked coding adds framing to every byte of content; what arrives is sought in steps.
 _CRLF = b"\r\n"
 
 
@@ -62,24 +61,23 @@ def find_content_length(fields: dict[str, str], minor: int, limits: Limits) -> i
 
 def _check_transfer_coding(value: str) -> int:
     codings = [coding.strip(" \t").lower() for coding in value.split(",")]
+    if codings == ["chunked"]:
+        return CHUNKED
     names = [coding.partition(";")[0].rstrip(" \t") for coding in codings]
-    if "" in names or names.count("chunked") > 1 or "chunked" in names[:-1]:
+    if any(grammar.token.fullmatch(name) is None for name in names):
+        raise ProtocolError(
+            400, "Transfer-Encoding is not a list of codings", "RFC 9112 section 6.1"
+        )
+    # Where the end of the content cannot be told, a server must say 400, and not 501.
+    if names[-1] != "chunked" or names.count("chunked") > 1:
         raise ProtocolError(
             400,
             "chunked is not the last transfer coding, or stands there twice",
-            "RFC 9112 section 6.1",
+            "RFC 9112 section 6.3",
             "Write: Transfer-Encoding: chunked",
         )
-    if codings == ["chunked"]:
-        return CHUNKED
-    if names == ["chunked"]:
-        raise ProtocolError(
-            400, "the chunked coding has no parameters", "RFC 9112 section 7.1", ""
-        )
-    if any(grammar.token.fullmatch(name) is None for name in names):
-        raise ProtocolError(
-            400, "Transfer-Encoding is not a list of codings", "RFC 9112 section 6.1", ""
-        )
+    if codings[-1] != "chunked":
+        raise ProtocolError(400, "the chunked coding has no parameters", "RFC 9112 section 7.1")
     raise ProtocolError(
         501,
         "the only transfer coding understood here is chunked",
@@ -101,6 +99,8 @@ class LengthDecoder:
     """Content of a known length: counts down."""
 
     __slots__ = ("remaining",)
+    relaxed: tuple[str, ...] = ()
+    """The relaxations that were needed."""
 
     def __init__(self, length: int) -> None:
         self.remaining = length
@@ -129,16 +129,19 @@ class ChunkedDecoder:
     after everybody looked).
     """
 
-    __slots__ = ("_bare_lf", "_fields", "_limits", "_remaining", "_scanned", "_state",
-                 "_total", "_trailer_bytes")  # fmt: skip
+    __slots__ = ("_bare_lf", "_extension_bytes", "_fields", "_limits", "_remaining", "_scanned",
+                 "_state", "_total", "_trailer_bytes", "relaxed")  # fmt: skip
 
     def __init__(self, limits: Limits, bare_lf: bool = False) -> None:
         self._limits = limits
         self._bare_lf = bare_lf
+        self.relaxed: tuple[str, ...] = ()
+        """The relaxations that were needed."""
         self._state = _SIZE
-        self._remaining = 0
-        self._total = 0
-        self._scanned = 0
+        self._remaining = 0  # of the chunk
+        self._total = 0  # of all chunks that were announced
+        self._scanned = 0  # bytes of a line that is not complete: no line feed is among them
+        self._extension_bytes = 0
         self._trailer_bytes = 0
         self._fields = 0
 
@@ -153,6 +156,7 @@ class ChunkedDecoder:
         """
         pieces = []
         at = 0  # consumed; the buffer is cut once, at the end
+        find_size = grammar.chunk_line.match
         try:
             while self._state != _FINISHED:
                 if self._state == _DATA:
@@ -165,6 +169,18 @@ class ChunkedDecoder:
                     if self._remaining:
                         break
                     self._state = _DATA_END
+                    # The short ways: a line lies there whole and clean.
+                    if buffer.startswith(_CRLF, at):
+                        at += 2
+                        self._state = _SIZE
+                elif (
+                    self._state == _SIZE
+                    and not self._scanned
+                    and (match := find_size(buffer, at)) is not None
+                    and buffer.startswith(_CRLF, match.end())
+                ):
+                    at = match.end() + 2
+                    self._begin_chunk(*match.groups())
                 else:
                     end = self._find_line_end(buffer, at)
                     if end < 0:
@@ -184,13 +200,15 @@ class ChunkedDecoder:
             self._scanned = length
             return -1
         self._scanned = 0
-        if not self._bare_lf and (length == 0 or buffer[end - 1] != 0x0D):
-            raise ProtocolError(
-                400,
-                "a line of the chunk framing ends in a bare line feed",
-                "RFC 9112 section 2.2",
-                "End each line with a carriage return and a line feed.",
-            )
+        if length == 0 or buffer[end - 1] != 0x0D:
+            if not self._bare_lf:
+                raise ProtocolError(
+                    400,
+                    "a line of the chunk framing ends in a bare line feed",
+                    "RFC 9112 section 2.2",
+                    "End each line with a carriage return and a line feed.",
+                )
+            self.relaxed = ("bare-lf",)
         return end
 
     def _check_line_length(self, length: int, buffer: bytearray, at: int) -> None:
@@ -206,11 +224,7 @@ class ChunkedDecoder:
                 )
         elif self._state == _SIZE:
             if length > self._limits.chunk_line_bytes + 1:
-                raise ProtocolError(
-                    400,
-                    f"a chunk's line is longer than {self._limits.chunk_line_bytes} bytes",
-                    "RFC 9112 section 7.1.1",
-                )
+                raise self._chunk_line_too_long()
         elif self._trailer_bytes + length + 1 > self._limits.head_bytes:
             raise ProtocolError(
                 431,
@@ -222,7 +236,15 @@ class ChunkedDecoder:
         if self._state == _DATA_END:
             self._state = _SIZE
         elif self._state == _SIZE:
-            self._take_size(line)
+            match = grammar.chunk_line.fullmatch(line)
+            if match is None:
+                raise ProtocolError(
+                    400,
+                    "a chunk does not begin with its size",
+                    "RFC 9112 section 7.1",
+                    "Write the size in hexadecimal digits on a line of its own, such as: d",
+                )
+            self._begin_chunk(*match.groups())
         elif line:
             self._trailer_bytes += len(line) + 2
             self._fields += 1
@@ -239,20 +261,32 @@ class ChunkedDecoder:
         else:
             self._state = _FINISHED
 
-    def _take_size(self, line: bytes) -> None:
-        match = grammar.chunk_line.fullmatch(line)
-        if match is None:
-            raise ProtocolError(
-                400,
-                "a chunk does not begin with its size",
-                "RFC 9112 section 7.1",
-                "Write the size in hexadecimal digits on a line of its own, such as: d",
-            )
-        self._remaining = int(match[1], 16)
-        self._total += self._remaining
+    def _begin_chunk(self, digits: bytes, extensions: bytes) -> None:
+        size = self._remaining = int(digits, 16)
+        self._total += size
+        if extensions:
+            self._check_extensions(len(digits) + len(extensions), len(extensions))
         if self._total > self._limits.content_bytes:
             raise _content_too_large(self._limits)
-        self._state = _DATA if self._remaining else _TRAILER
+        self._state = _DATA if size else _TRAILER
+
+    def _check_extensions(self, line_bytes: int, extension_bytes: int) -> None:
+        """RFC 9112 section 7.1.1: what carries nothing must not cost without limit."""
+        limits = self._limits
+        if line_bytes > limits.chunk_line_bytes:
+            raise self._chunk_line_too_long()
+        self._extension_bytes += extension_bytes
+        if self._extension_bytes > limits.head_bytes + self._total:
+            raise ProtocolError(
+                400, "there are more chunk extensions than content", "RFC 9112 section 7.1.1"
+            )
+
+    def _chunk_line_too_long(self) -> ProtocolError:
+        return ProtocolError(
+            400,
+            f"a chunk's line is longer than {self._limits.chunk_line_bytes} bytes",
+            "RFC 9112 section 7.1.1",
+        )
 
 
 def encode_chunk(block: bytes) -> bytes:

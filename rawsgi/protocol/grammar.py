@@ -52,9 +52,7 @@ _IPV6_ADDRESS = "|".join([
 # stands for a target without an authority. No userinfo, and no port without a host.
 _IP_FUTURE = r"v[0-9A-Fa-f]+\.[0-9A-Za-z\-._~!$&'()*+,;=:]+"
 _REG_NAME = r"(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+"
-host = re.compile(
-    rf"(?:(\[(?:{_IPV6_ADDRESS}|{_IP_FUTURE})\]|{_REG_NAME})(?::([0-9]{{0,5}}))?)?"
-)
+host = re.compile(rf"(?:(\[(?:{_IPV6_ADDRESS}|{_IP_FUTURE})\]|{_REG_NAME})(?::([0-9]{{0,5}}))?)?")
 
 # RFC 9112 section 3.2.2:  absolute-form, of the two schemes that an origin server serves.
 absolute_form = re.compile(r"(?i:https?)://([^/?]*)(.*)", re.DOTALL)

@@ -17,13 +17,19 @@ from __future__ import annotations
 from rawsgi.protocol.framing import LAST_CHUNK, ChunkedDecoder, LengthDecoder, encode_chunk
 from rawsgi.protocol.head import HeadParser, HeadReader
 from rawsgi.protocol.message import CHUNKED, ProtocolError, Request
-from rawsgi.protocol.response import Fields, HeadEncoder, reason_phrase
+from rawsgi.protocol.response import Fields, HeadEncoder
 
 # States.
 HEAD, CONTENT, COMPLETE, CLOSED = range(4)
 
 # How the end of a response's content is told (RFC 9112 section 6.3).
 NO_CONTENT, BY_LENGTH, BY_CHUNKS, BY_CLOSE = range(4)
+
+# RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5: whatever the application gives.
+WITHOUT_CONTENT = frozenset((204, 205, 304))
+
+# By the minor version: the client does not wish to keep the connection.
+_CLIENT_CLOSES = "HTTP/1.0 without keep-alive", "the client asked for it"
 
 
 class HTTP1:
@@ -79,16 +85,18 @@ class HTTP1:
         The state then is CONTENT or COMPLETE. With b"" it goes on in bytes that came earlier.
         Raises `ProtocolError`.
         """
+        if self._reader is not None:
+            return self._read_on(data)
         buffer = self.buffer
         parser = self._parser
         if buffer:
             buffer += data
             end = buffer.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
-            data = bytes(buffer[: end + 4]) if end >= 0 and self._reader is None else b""
+            data = bytes(buffer[: end + 4]) if end >= 0 else b""
         else:
             end = data.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
-        if end >= 0 and self._reader is None:
-            # The short way: the head lies there whole. What it does not accept is read below.
+        if end >= 0:
+            # The short way: the head lies there whole. What it does not accept is read again.
             start_end = data.find(b"\r\n")
             raw = data[:start_end]
             start = parser.start_lines.get(raw) or parser.accept_start_line(raw)
@@ -114,17 +122,24 @@ class HTTP1:
                         self.request = request
                         self.state = COMPLETE
                     return request
-        if not buffer:
-            if not data:
-                return None
-            buffer = self.buffer = bytearray(data)
-        if self._reader is None:
-            self._reader = HeadReader(parser)
-        read = self._reader.read(buffer)
-        if read is not None:
+        if buffer:
+            data = b""  # it is in the buffer
+        elif not data:
+            return None
+        self._reader = HeadReader(parser)
+        return self._read_on(data)
+
+    def _read_on(self, data: bytes) -> Request | None:
+        """The long way: a head in pieces, or one that the short way does not accept."""
+        assert self._reader is not None
+        if self.buffer is None:
+            self.buffer = bytearray()
+        self.buffer += data
+        request = self._reader.read(self.buffer)
+        if request is not None:
             self._reader = None
-            self._expect_content(read)
-        return read
+            self._expect_content(request)
+        return request
 
     def _expect_content(self, request: Request) -> None:
         self.request = request
@@ -154,6 +169,9 @@ class HTTP1:
         self.buffer += data
         content = decoder.decode(self.buffer)
         if decoder.finished:
+            if decoder.relaxed and self.request is not None:
+                known = self.request.relaxed
+                self.request.relaxed += tuple(n for n in decoder.relaxed if n not in known)
             self._decoder = None
             self.state = COMPLETE
         return content
@@ -175,8 +193,8 @@ class HTTP1:
 
     @property
     def begun(self) -> bool:
-        """HEAD: part of a head has come."""
-        return self._reader is not None
+        """HEAD: part of a head has come. Empty lines before it are none of it."""
+        return self._reader is not None and bool(self.buffer)
 
     # -- Responding --------------------------------------------------------------------------
 
@@ -199,32 +217,32 @@ class HTTP1:
             self._remark(f"{', '.join(dropped)} left out: it is the server's to say")
         if content is not None and (content or request.method != "HEAD"):
             length = len(content)
-        # RFC 9112 section 6.3, steps 1 and 8; RFC 9110 sections 8.6, 9.3.2, 15.3.5, 15.3.6, 15.4.5
-        framing = BY_LENGTH
-        if code == 204:
+        known = length if declared is None else declared
+        # RFC 9112 section 6.3, steps 1 and 8
+        if request.method == "HEAD" or code in WITHOUT_CONTENT:
             framing = NO_CONTENT
-        elif code == 205:
-            framing = NO_CONTENT
-            lines.append(b"Content-Length: 0\r\n")
-        elif declared is not None:
-            lines.append(b"Content-Length: %d\r\n" % declared)
-            self._remaining = declared
-        elif code == 304:
-            framing = NO_CONTENT
-        elif length is not None:
-            lines.append(b"Content-Length: %d\r\n" % length)
-            self._remaining = length
-        elif request.method == "HEAD":
-            framing = NO_CONTENT  # what GET would say is not known
+            lines.append(tell_absent_length(code, declared, length))
+        elif known is not None:
+            framing = BY_LENGTH
+            self._remaining = known
+            lines.append(b"Content-Length: %d\r\n" % known)
         elif request.minor:
             framing = BY_CHUNKS
             lines.append(b"Transfer-Encoding: chunked\r\n")
         else:
             framing = BY_CLOSE
-        if code == 304 or request.method == "HEAD":
-            framing = NO_CONTENT
         self._framing = framing
-        self._decide_reuse(request, application_closes)
+        # The one reuse decision (RFC 9112 section 9.3): the first that speaks against it.
+        self.reason_to_close = (
+            _CLIENT_CLOSES[request.minor] if not request.keep_alive
+            else "the application asked for it" if application_closes
+            else "the end of the content is told by closing (HTTP/1.0, no length)"
+            if framing == BY_CLOSE
+            else "the server is stopping" if self.shutting_down
+            else "content of the request is unread" if self.state != COMPLETE
+            else ""
+        )  # fmt: skip
+        self._reuse = not self.reason_to_close
         if not self._reuse:
             lines.append(b"Connection: close\r\n")
         elif not request.minor:
@@ -237,23 +255,6 @@ class HTTP1:
             lines.append(content)
             return b"".join(lines)
         return b"".join(lines) + self.send_data(content) + self.send_end()
-
-    def _decide_reuse(self, request: Request, application_closes: bool) -> None:
-        """The one reuse decision (RFC 9112 section 9.3): what speaks against another request."""
-        if not request.keep_alive:
-            reason = "the client asked for it" if request.minor else "HTTP/1.0 without keep-alive"
-        elif application_closes:
-            reason = "the application asked for it"
-        elif self._framing == BY_CLOSE:
-            reason = "the end of the content is told by closing (HTTP/1.0, no length)"
-        elif self.shutting_down:
-            reason = "the server is stopping"
-        elif self.state != COMPLETE:
-            reason = "content of the request is unread"
-        else:
-            reason = ""
-        self.reason_to_close = reason
-        self._reuse = not reason
 
     def send_data(self, block: bytes) -> bytes:
         """After `send_head`: return `block` framed; b"" where there is no content to send.
@@ -292,7 +293,7 @@ class HTTP1:
         if self._framing == BY_CHUNKS:
             return LAST_CHUNK
         if self._framing == BY_LENGTH and self._remaining:
-            self._remark("the content was shorter than its Content-Length: the connection is closed")
+            self._remark("the content was shorter than its Content-Length: the connection closes")
             self.abandon("the content was shorter than its Content-Length")
         return b""
 
@@ -320,6 +321,7 @@ class HTTP1:
     def finish(self) -> bool:
         """After the response: make ready for the next request; False and CLOSED: close."""
         if self._reuse and not self.shutting_down:
+            self._reuse = False  # until the next response says so
             self.state = HEAD
             self.request = None
             if not self.buffer:
@@ -333,31 +335,30 @@ class HTTP1:
 
         The state is CLOSED: nothing that follows on the connection is read as a request.
         """
-        method = self.request.method if self.request else ""
-        if self._reader is not None:
-            method = self._reader.method
+        if self.request is not None:
+            is_head = self.request.method == "HEAD"
+        else:
+            # A head that is not understood lies in the buffer from its first byte.
+            is_head = self.buffer is not None and self.buffer.startswith(b"HEAD ")
         self.state = CLOSED
+        self.buffer = self._reader = self._decoder = None
         self.code = error.status
         self.reason_to_close = str(error)
         self._reuse = False
-        where = "" if error.offset is None else f" (byte {error.offset} of the request)"
-        content = f"{error.status} {reason_phrase(error.status)}\n{error.reason}{where}\n"
-        if error.hint:
-            content += error.hint + "\n"
-        content += f"See {error.source}.\n" if error.source.startswith("RFC") else ""
-        status_line = f"HTTP/1.1 {error.status} {reason_phrase(error.status)}\r\n"
-        head = (
-            f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(content)}\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        return (
-            status_line.encode()
-            + self._encoder.date_line
-            + self._encoder.server_line
-            + head.encode()
-            + (content.encode() if method != "HEAD" else b"")
-        )
+        return self._encoder.encode_refusal(error, with_content=not is_head)
 
     def shutdown(self) -> None:
         """Any state: the next response is the connection's last (RFC 9112 section 9.6)."""
         self.shutting_down = True
+
+
+def tell_absent_length(code: int, declared: int | None, length: int | None) -> bytes:
+    """Return the Content-Length line of a response without content: of the content that GET
+    would give (RFC 9110 section 8.6), or none."""
+    if code == 204:
+        return b""
+    if code == 205:
+        return b"Content-Length: 0\r\n"
+    if declared is None and code != 304:
+        declared = length
+    return b"" if declared is None else b"Content-Length: %d\r\n" % declared

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 
 from rawsgi.protocol import grammar
-from rawsgi.protocol.message import ResponseError
+from rawsgi.protocol.message import ProtocolError, ResponseError
 
 Fields = Sequence[tuple[str, str]]
 
@@ -63,9 +64,10 @@ class HeadEncoder:
         if not 200 <= code < 600:
             raise ResponseError(f"an application cannot end a request with {status!r}")
         line = f"HTTP/1.1 {match[1]} {match[2] or ''}\r\n".encode("latin-1")
-        if len(self._statuses) >= _CACHED_STATUSES:
-            self._statuses.clear()
-        self._statuses[str(status)] = code, line
+        if len(status) <= _CACHED_FIELD_CHARACTERS:
+            if len(self._statuses) >= _CACHED_STATUSES:
+                self._statuses.clear()
+            self._statuses[match[0]] = code, line
         return code, line
 
     def encode(
@@ -77,7 +79,10 @@ class HeadEncoder:
         Content-Length that it declared or None, whether it wants the connection closed, and the
         names of the hop-by-hop fields that were left out. Raises `ResponseError`.
         """
-        code, line = self._statuses.get(status) or self._encode_status(status)
+        try:
+            code, line = self._statuses.get(status) or self._encode_status(status)
+        except TypeError:  # cannot be looked up: certainly no str
+            code, line = self._encode_status(status)
         lines = [line]
         append = lines.append
         length: int | None = None
@@ -95,23 +100,49 @@ class HeadEncoder:
                         raise ResponseError("the application gave two different Content-Lengths")
                     length = int(field[1])
                 elif meaning == CONNECTION:
-                    close = close or "close" in field[1].lower()
+                    close = close or "close" in map(str.strip, field[1].lower().split(","))
                 elif meaning == HOP_BY_HOP:
                     dropped.append(field[0])
                 elif meaning == DATE:
                     date_line = line
                 else:
                     server_line = line
-        except (TypeError, IndexError, ValueError) as error:
+        except (TypeError, ValueError) as error:
+            if isinstance(fields, Sequence) and any(isinstance(field, list) for field in fields):
+                # PEP 3333 says tuples; lists are met in practice.
+                return self.encode(status, [_as_tuple(field) for field in fields])
             raise ResponseError(f"the header list is not a list of (str, str): {error}") from None
         append(date_line)
         append(server_line)
         return code, lines, length, close, dropped
 
+    def encode_refusal(self, error: ProtocolError, with_content: bool) -> bytes:
+        """Return the whole response that refuses a request; for people its content says why."""
+        phrase = reason_phrase(error.status)
+        where = "" if error.offset is None else f" (byte {error.offset} of the request)"
+        text = f"{error.status} {phrase}\n{error.reason}{where}\n"
+        if error.hint:
+            text += error.hint + "\n"
+        if error.source.startswith("RFC"):
+            text += f"See {error.source}.\n"
+        content = text.encode("utf-8", "backslashreplace")
+        return b"".join(
+            (
+                f"HTTP/1.1 {error.status} {phrase}\r\n".encode("latin-1"),
+                self.date_line,
+                self.server_line,
+                b"Content-Type: text/plain; charset=utf-8\r\n",
+                b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(content),
+                content if with_content else b"",
+            )
+        )
+
     def _encode_field(self, field: tuple[str, str]) -> tuple[int, bytes]:
         name, value = field
-        if not isinstance(name, str) or not isinstance(value, str):
+        if not (isinstance(field, tuple) and isinstance(name, str) and isinstance(value, str)):
             raise ResponseError(f"a header is not (str, str): {field!r}")
+        # What is checked must be what is sent: a subclass of str may format itself differently.
+        name, value = "".join((name,)), "".join((value,))
         if grammar.token.fullmatch(name) is None:
             raise ResponseError(f"a header name is not a token: {name!r}")
         if grammar.response_value.fullmatch(value) is None:
@@ -128,6 +159,10 @@ class HeadEncoder:
                 self._fields.clear()
             self._fields[name, value] = entry
         return entry
+
+
+def _as_tuple(field: Any) -> Any:
+    return tuple(field) if isinstance(field, list) else field
 
 
 def reason_phrase(code: int) -> str:

@@ -347,9 +347,10 @@ def _call_factory(
         try:
             signature.bind(*arguments, **keywords)
         except TypeError as error:
-            raise ApplicationError(
-                f"{shown}{signature}: {error}; write the arguments, as in {shown}('x', debug=True)"
-            ) from None
+            hint = f"write the arguments, as in {shown}('x', debug=True)"
+            if not arguments and not keywords and _accepts(signature, {}, None):
+                hint = f"if it is the application itself, write {shown}"
+            raise ApplicationError(f"{shown}{signature}: {error}; {hint}") from None
     try:
         made = factory(*arguments, **keywords)
     except KeyboardInterrupt:
@@ -389,23 +390,19 @@ def check_callable(found: Any, shown: str) -> None:
     signature = _find_signature(found)
     if signature is None:
         return
-    try:
-        signature.bind({}, None)
-    except TypeError:
+    if not _accepts(signature, {}, None):
         hint = ""
-        if not inspect.isclass(found) and not _needs_arguments(signature):
+        if not inspect.isclass(found) and _accepts(signature):
             hint = f"; if it makes the application, write {shown}()"
-        raise ApplicationError(
-            f"{shown}{signature} does not take (environ, start_response){hint}"
-        ) from None
+        raise ApplicationError(f"{shown}{signature} does not take (environ, start_response){hint}")
 
 
-def _needs_arguments(signature: inspect.Signature) -> bool:
+def _accepts(signature: inspect.Signature, *arguments: object) -> bool:
     try:
-        signature.bind()
+        signature.bind(*arguments)
     except TypeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _describe_value(value: Any) -> str:

@@ -20,11 +20,14 @@ Environ = dict[str, Any]
 class NoErrors:
     """wsgi.errors of a process that was started without a standard error: it takes anything."""
 
-    def write(self, text: str) -> None: ...
+    def write(self, text: str) -> None:
+        """Forget `text`."""
 
-    def writelines(self, lines: Iterable[str]) -> None: ...
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Forget `lines`."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Nothing was kept."""
 
 
 def make_base(

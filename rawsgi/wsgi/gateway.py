@@ -243,9 +243,7 @@ def check_block(block: object) -> bytes:
     """Return a block as `bytes`; raise `ResponseError` if it is nothing of the kind."""
     if isinstance(block, bytes | bytearray | memoryview):
         return bytes(block)
-    raise ResponseError(
-        f"the application gave a block of {type(block).__name__} instead of bytes"
-    )
+    raise ResponseError(f"the application gave a block of {type(block).__name__} instead of bytes")
 
 
 def check_result(result: object) -> None:
@@ -255,7 +253,9 @@ def check_result(result: object) -> None:
     if not iterable or isinstance(result, str | bytes | bytearray | memoryview):
         what = "None" if result is None else kind.__name__
         hint = " (it is async: this is a WSGI server)" if isinstance(result, CoroutineType) else ""
-        raise ResponseError(f"the application returned {what} instead of an iterable of bytes{hint}")
+        raise ResponseError(
+            f"the application returned {what} instead of an iterable of bytes{hint}"
+        )
 
 
 def count_blocks(result: Any) -> int:

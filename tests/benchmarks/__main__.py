@@ -13,6 +13,7 @@ from tests.benchmarks.load.wrk import LoadError, find_wrk
 from tests.benchmarks.output.page import describe_run, write_docs, write_json
 from tests.benchmarks.output.plot import write_svg
 from tests.benchmarks.output.table import write_text
+from tests.benchmarks.profile import profile
 from tests.benchmarks.rounds import Plan, run_rounds
 from tests.benchmarks.servers import SERVERS, Server
 from tests.benchmarks.workloads import WORKLOADS
@@ -39,7 +40,7 @@ def choose_servers(names: Sequence[str]) -> tuple[list[Server], list[str]]:
     return [SERVERS[name] for name in wanted if SERVERS[name].version() is not None], missing
 
 
-COMMANDS = {"check": check, "hostile": hostile}
+COMMANDS = {"check": check, "hostile": hostile, "profile": profile}
 
 
 def measure(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.benchmarks.output.figures import METRICS, REFERENCE, Metric, Results, Spread, spread
 from tests.benchmarks.output.page import describe_run, write_json
-from tests.benchmarks.output.table import align, write_disturbance
+from tests.benchmarks.output.table import align, write_disturbance, write_failures
 from tests.benchmarks.rounds import Plan, run_rounds
 from tests.benchmarks.servers import SERVERS
 from tests.benchmarks.workloads import WORKLOADS
@@ -125,8 +125,7 @@ def check(argv: Sequence[str], progress: Callable[[str], None]) -> int:
     progress("")
     print(align(build_rows(demands, results), left=2))
     print(write_disturbance(results))
-    for failure in results.failures:
-        print(f"failed: {failure['server']}, {failure['workload']}: {failure['text']}")
+    print("\n".join(write_failures(results)))
     if arguments.json:
         about = describe_run(plan.rounds, plan.seconds)
         arguments.json.write_text(write_json(results, about), encoding="utf-8")

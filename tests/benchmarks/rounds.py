@@ -63,7 +63,7 @@ def run_rounds(
     """Measure everything. A server that fails in a round is noted and the rest goes on."""
     raise_descriptor_limit()
     results = Results()
-    with _file_to_send() as environment:
+    with file_to_send() as environment:
         for workload in workloads:
             for number in range(plan.rounds):
                 for server in servers:
@@ -91,7 +91,8 @@ def await_quiet(cores: Cores, patience_s: float) -> None:
 
 
 @contextlib.contextmanager
-def _file_to_send() -> Iterator[dict[str, str]]:
+def file_to_send() -> Iterator[dict[str, str]]:
+    """The 10 MB file, as the variable of the environment that names it."""
     with tempfile.NamedTemporaryFile(prefix="rawsgi-benchmark-") as file:
         file.write(b"x" * FILE_BYTES)
         file.flush()
@@ -114,12 +115,17 @@ def measure(
     await_quiet(cores, plan.patience_s)
     launch = Launch(workload.application, find_free_port(), workload.threads, workload.connections)
     with running(server, launch, cores.server, environment, workload.load.path) as up:
-        seconds = max(plan.seconds, workload.seconds_at_least)
-        figures = MEASURES[workload.kind](
-            up, workload, replace(plan, seconds=seconds), cores, number
-        )
+        timed = replace(plan, seconds=max(plan.seconds, workload.seconds_at_least))
+        failure: LoadError | None = None
+        figures: Figures = {}
+        try:
+            figures = MEASURES[workload.kind](up, workload, timed, cores, number)
+        except LoadError as error:
+            failure = error
         if up.process.poll() is not None:
             raise ServerError(f"{server.name} ended under load: {up.output()}")
+        if failure is not None:
+            raise failure
         return figures
 
 

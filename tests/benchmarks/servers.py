@@ -247,6 +247,7 @@ def running(
     cores: frozenset[int],
     environment: Mapping[str, str] | None = None,
     path: str = "/",
+    stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Running]:
     """Start `server`, wait until it answers `path` with 200, and end its whole tree after.
 
@@ -262,7 +263,7 @@ def running(
                 server.command(launch),
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **added},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -304,6 +305,9 @@ def read_status(port: int, path: str) -> int:
 def stop(server: Running) -> int:
     """SIGTERM; what is left of the tree after 5 seconds gets SIGKILL. Returns the exit code."""
     tree = server.tree()
+    if server.process.stdin is not None:
+        with contextlib.suppress(OSError):
+            server.process.stdin.close()
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     try:

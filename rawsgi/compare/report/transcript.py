@@ -186,8 +186,9 @@ def _pair_alike(
     left: Sequence[Line], right: Sequence[Line]
 ) -> Iterator[tuple[Line | None, Line | None]]:
     """Put lines that differ beside each other where they begin alike (a field's two values)."""
-    keys = [[line.text.partition(":")[0].partition(" ")[0] for line in side] for side in (left, right)]
-    for kind, i1, i2, j1, j2 in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+    mine = [line.text.partition(":")[0].partition(" ")[0] for line in left]
+    theirs = [line.text.partition(":")[0].partition(" ")[0] for line in right]
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
         if kind == "equal":
             yield from zip(left[i1:i2], right[j1:j2], strict=True)
         else:

@@ -39,6 +39,9 @@ UPLOAD_BYTES = 4 << 20
 UPLOAD_SENT_BYTES = 3 << 19
 """More than rawsgi keeps in memory, less than was announced."""
 
+READ_TIMEOUT_S = 5.0
+"""For the first bytes of all downloads together."""
+
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with a time of zero: closing sends a reset."""
 
@@ -156,11 +159,14 @@ class Leaver:
         except OSError:
             self.leave()
 
-    def read_some(self) -> None:
+    def read_some(self, timeout_s: float) -> None:
         if self.client is None or self.how not in ("download", "generated"):
             return
         try:
+            self.client.settimeout(max(0.001, timeout_s))
             self.client.recv(65536)
+        except TimeoutError:
+            pass  # the server has not come to it: leaves all the same
         except OSError:
             self.leave()
 
@@ -179,8 +185,9 @@ def break_off(port: int, how: str, count: int) -> dict[str, float]:
     for leaver in leavers:
         leaver.begin()
     reached = sum(leaver.client is not None for leaver in leavers)
+    end = time.monotonic() + READ_TIMEOUT_S
     for leaver in leavers:
-        leaver.read_some()
+        leaver.read_some(end - time.monotonic())
     for leaver in leavers:
         leaver.leave()
     return {"begun": float(reached)}

@@ -15,7 +15,12 @@ from typing import Any
 
 from tests.benchmarks.output.figures import Results
 from tests.benchmarks.output.plot import write_svg
-from tests.benchmarks.output.table import build_rows, write_disturbance, write_markdown
+from tests.benchmarks.output.table import (
+    build_rows,
+    write_disturbance,
+    write_failures,
+    write_markdown,
+)
 from tests.benchmarks.servers import ROOT, SERVERS
 from tests.benchmarks.workloads import WORKLOADS
 
@@ -68,13 +73,7 @@ def write_section(results: Results, about: Mapping[str, Any]) -> str:
         table = write_markdown(build_rows(results, workload))
         parts.append(f"### {WORKLOADS[workload].title} (`{workload}`)\n\n{table}")
     if results.failures:
-        lines = sorted(
-            {
-                f"- {failure['server']}, {failure['workload']}: "
-                f"{(failure['text'].splitlines() or [''])[0][:120]}"
-                for failure in results.failures
-            }
-        )
+        lines = [f"- {line}" for line in write_failures(results)]
         parts.append("### What failed\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 

@@ -64,12 +64,20 @@ def write_text(results: Results) -> str:
         f"{workload}: {WORKLOADS[workload].title}\n{align(build_rows(results, workload))}"
         for workload in results.rounds
     ]
-    parts += [
-        f"failed: {failure['server']}, {failure['workload']}, round {failure['round']}: "
-        f"{failure['text']}"
-        for failure in results.failures
-    ]
+    parts += write_failures(results)
     return "\n\n".join([*parts, write_disturbance(results)])
+
+
+def write_failures(results: Results) -> list[str]:
+    """A line for each server and workload: how often it failed, and the last line it gave."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for failure in results.failures:
+        lines = failure["text"].splitlines() or [""]
+        found.setdefault((failure["server"], failure["workload"]), []).append(lines[-1].strip())
+    return [
+        f"failed: {server}, {workload}, {len(texts)} x: {texts[-1][:200]}"
+        for (server, workload), texts in found.items()
+    ]
 
 
 def write_disturbance(results: Results) -> str:

@@ -1,0 +1,145 @@
+"""Requests that take too long: their stack goes to the log, then a 504 to the client.
+
+The rule of this file: only the leader calls, and an interruption never hits the next request.
+`Member.lock` sees to that: with it the leader looks whether the member still runs the exchange,
+marks it as lost and interrupts it; with it the member declares that its exchange is over. So
+whoever is interrupted is lost, whoever is lost runs nothing more, and nobody is interrupted twice.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from rawsgi.logs import escape, log
+
+if TYPE_CHECKING:
+    from rawsgi.net.crew import Crew
+    from rawsgi.net.exchange import Exchange
+    from rawsgi.net.loop import Loop
+    from rawsgi.net.member import Member
+
+# A second look at what the old leader gathers, in case that it had just begun to.
+_LOOK_SOON_S = 0.005
+
+
+class RequestTimeout(BaseException):
+    """Raised in a thread whose request was answered with a 504; not for `except Exception`."""
+
+
+class Overtime:
+    """Watches the exchanges that are queued, or run in other threads than the leader."""
+
+    __slots__ = ("_crew", "_loop", "slow_s", "timeout_s")
+
+    def __init__(self, loop: Loop, crew: Crew) -> None:
+        self._loop = loop
+        self._crew = crew
+        self.slow_s = loop.settings.slow_request_s
+        self.timeout_s = loop.settings.request_timeout_s
+
+    def watch(self, exchange: Exchange, look_soon: bool = False) -> None:
+        """Have the clock look at the exchange when it is next late for something."""
+        instants = []
+        if look_soon:
+            instants.append(self._loop.now + _LOOK_SOON_S)
+        if self.slow_s and not exchange.slow_logged:
+            instants.append(exchange.called + self.slow_s)
+        if self.timeout_s:
+            instants.append(exchange.called + self.timeout_s)
+        self._loop.clock.forget(exchange)
+        if instants:
+            exchange.deadline = max(min(instants), self._loop.now)
+            self._loop.clock.schedule(exchange)
+
+    def judge(self, exchange: Exchange, now: float) -> None:
+        """The clock: something may be due."""
+        # In this order: who sees the member sees `called` as the member has set it.
+        member: Member | None = exchange.member
+        age_s = now - exchange.called
+        if member is None:
+            self._judge_waiting(exchange, age_s)
+            return
+        exchange.stop_gathering()
+        if self.timeout_s and age_s >= self.timeout_s:
+            self._time_out(exchange, member, age_s)
+            return
+        if self.slow_s and age_s >= self.slow_s and not exchange.slow_logged:
+            exchange.slow_logged = True
+            log.warning(
+                "%s has been running for %.1f s, just now here:\n%s",
+                describe(exchange), age_s, format_stack(member),
+            )  # fmt: skip
+        self.watch(exchange)
+
+    def _judge_waiting(self, exchange: Exchange, age_s: float) -> None:
+        """It is queued, or a thread has just taken it. Where the time goes, the stacks of the
+        running ones tell."""
+        overdue = bool(self.timeout_s) and age_s >= self.timeout_s
+        if overdue and self._crew.drop_queued(exchange):
+            exchange.connection.refuse_queued(exchange, 503, "the request waited too long")
+            return
+        # Half the time: a look that comes before anything is due, whenever it was started.
+        half_s = min((s for s in (self.slow_s, self.timeout_s) if s), default=0.0) / 2
+        if half_s:
+            exchange.deadline = self._loop.now + half_s
+            if self.timeout_s and not overdue:
+                exchange.deadline = min(exchange.deadline, exchange.called + self.timeout_s)
+            self._loop.clock.schedule(exchange)
+
+    def _time_out(self, exchange: Exchange, member: Member, age_s: float) -> None:
+        """Answer for the application, interrupt its thread where Python can, and replace it."""
+        stack = format_stack(member)
+        with member.lock:
+            if member.exchange is not exchange:
+                return  # it has just ended by itself; its post is under way
+            claim = exchange.claim
+            try:
+                unanswered = claim is not None and claim.pop() is None
+            except IndexError:
+                unanswered = False
+            member.lost = True
+            interrupt(member.ident)
+        log.error(
+            "%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack
+        )
+        if unanswered:
+            exchange.connection.answer_timeout(exchange)
+        else:
+            exchange.connection.cut()
+        self._crew.replace(member, exchange)
+
+
+def describe(exchange: Exchange) -> str:
+    """Method and target for the error log, safe against bytes from the wire."""
+    return f"{exchange.request.method} {escape(exchange.request.target)}"
+
+
+def format_stack(member: Member) -> str:
+    """Where the member's thread stands just now."""
+    frame = sys._current_frames().get(member.ident)
+    if frame is None:
+        return "  (it has just ended)"
+    return "".join(traceback.format_stack(frame)).rstrip("\n")
+
+
+def interrupt(ident: int) -> None:
+    """Raise `RequestTimeout` in the thread `ident`, as soon as it runs Python code again."""
+    _set_async_exception(ident, RequestTimeout)
+
+
+def absorb_interruption() -> None:
+    """Take back what `interrupt` has not raised yet in the calling thread."""
+    _set_async_exception(threading.get_ident(), None)
+
+
+def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
+    try:
+        import ctypes  # here, since few need it, and some builds of Python have none
+    except ImportError:
+        return
+    raise_in_thread: Any = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    argument = None if exception is None else ctypes.py_object(exception)
+    raise_in_thread(ctypes.c_ulong(ident), argument)

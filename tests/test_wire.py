@@ -1,0 +1,680 @@
+"""`--wire`: what is shown is what was on the wire, harmless to any terminal, and explained.
+
+The scanner and the transcript are fed by hand; the rest is a real server, whose stderr is read.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rawsgi.compare.exchanges import load_corpus
+from rawsgi.config import Settings
+from rawsgi.protocol.http1 import COMPLETE
+from rawsgi.protocol.message import ProtocolError
+from rawsgi.wire.conversation import Conversation, Facts, Link
+from rawsgi.wire.observation import plan_observation
+from rawsgi.wire.scanner import (
+    CHUNK_DATA,
+    CHUNK_END,
+    CHUNK_SIZE,
+    CONTENT,
+    EMPTY_LINE,
+    FIELD_LINE,
+    HEAD_END,
+    START_LINE,
+    TRAILER_END,
+    TRAILER_LINE,
+    Part,
+    Scanner,
+)
+from rawsgi.wire.secrets import mask_line
+from rawsgi.wire.transcript import Printer, Style, Transcript
+from rawsgi.wire.visible import show_bytes, show_text
+from tests.conversation import choose_seed, cut_at_random, make_connection
+from tests.serving import ROOT, Server, serve, wait_until
+
+APPLICATION = str(ROOT / "tests/applications/pep3333.py")
+INFO = str(ROOT / "examples/info.py")
+GET = b"GET /info HTTP/1.1\r\nHost: a.example\r\n\r\n"
+
+# Bytes that look like HTTP more often than not.
+FRAGMENTS = [
+    b"GET / HTTP/1.1\r\n", b"POST /a HTTP/1.1\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 \r\n",
+    b"Host: a\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Cookie: a=b;c",
+    b"Set-Cookie: a=b; Path=/\n", b"\r\n", b"\n", b"abc", b"3\r\n", b"0\r\n", b" fold\r\n", b":",
+    b"\x00\x1b", b"\xff",
+]  # fmt: skip
+streams = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=5), max_size=30).map(b"".join)
+
+
+def scan(pieces: list[bytes], answers: str | None = None, shows: bool = True) -> list[Part]:
+    """Scan messages, one after the other, to the end of the bytes."""
+    parts: list[Part] = []
+    scanner = Scanner(answers, shows)
+    for piece in pieces:
+        rest = piece
+        while rest:
+            parts += scanner.feed(rest)
+            rest, scanner.rest = scanner.rest, b""
+            if scanner.finished:
+                scanner = Scanner(answers, shows)
+    return parts + scanner.drain()
+
+
+def join_content(parts: list[Part]) -> list[Part]:
+    """Put pieces of content together: where they were cut says nothing."""
+    joined: list[Part] = []
+    for kind, data in parts:
+        if joined and kind in (CONTENT, CHUNK_DATA) and joined[-1][0] == kind:
+            joined[-1] = kind, joined[-1][1] + data
+        else:
+            joined.append((kind, data))
+    return joined
+
+
+# -- The scanner ----------------------------------------------------------------------------------
+
+
+@given(streams, st.sampled_from([None, "GET", "HEAD"]), st.randoms())
+def test_no_byte_is_lost_and_cutting_changes_nothing(
+    data: bytes, answers: str | None, generator: random.Random
+) -> None:
+    whole = scan([data], answers)
+    assert b"".join(part[1] for part in whole) == data
+    cut = scan(cut_at_random(data, generator), answers)
+    assert join_content(cut) == join_content(whole)
+    masked = scan([data], answers, shows=False)
+    assert [(kind, len(text)) for kind, text in masked] == [(k, len(text)) for k, text in whole]
+
+
+def find_ends(data: bytes, *allow: str) -> tuple[list[int], bool]:
+    """Where the server's own protocol finds the ends of the requests; was one refused?"""
+    protocol = make_connection(None, *allow)
+    ends = []
+    rest = data
+    try:
+        while (request := protocol.receive(rest)) is not None:
+            rest = b""
+            if protocol.state != COMPLETE:
+                protocol.receive_content(b"")
+            if protocol.state != COMPLETE:
+                break
+            ends.append(len(data) - len(protocol.buffer or b""))
+            request.keep_alive = True
+            protocol.send_head("200 OK", [], None, b"")
+            if not protocol.finish():
+                break
+    except ProtocolError:
+        return ends, True
+    return ends, False
+
+
+ALLOWED = ["bare-lf", "missing-host", "obs-fold", "underscores"]
+
+
+@pytest.mark.parametrize("allow", [[], ALLOWED])
+def test_it_finds_the_requests_that_the_server_accepts(allow: list[str]) -> None:
+    """On every exchange of the corpus, in both settings."""
+    requests = 0
+    for exchange in load_corpus():
+        data = exchange.sent()
+        ends, _ = find_ends(data, *allow)
+        at = 0
+        for end in ends:
+            scanner = Scanner()
+            scanner.feed(data[at:])
+            assert scanner.finished, exchange.id
+            at = len(data) - len(scanner.rest)
+            assert at == end, exchange.id
+            requests += 1
+    assert requests > 200
+
+
+@settings(max_examples=300)
+@given(streams)
+def test_it_finds_the_requests_in_any_bytes(data: bytes) -> None:
+    ends, _ = find_ends(data, *ALLOWED)
+    at = 0
+    for end in ends:
+        scanner = Scanner()
+        scanner.feed(data[at:])
+        at = len(data) - len(scanner.rest)
+        assert scanner.finished and at == end
+
+
+def test_the_parts_of_a_request() -> None:
+    head = b"\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    parts = scan([head + b"3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\nGET"])
+    assert [kind for kind, _ in parts] == [
+        EMPTY_LINE, START_LINE, FIELD_LINE, HEAD_END, CHUNK_SIZE, CHUNK_DATA, CHUNK_END,
+        CHUNK_SIZE, TRAILER_LINE, TRAILER_END, START_LINE,
+    ]  # fmt: skip
+
+
+def test_an_endless_line_is_not_kept() -> None:
+    scanner = Scanner()
+    scanner.feed(b"GET / HTTP/1.1\r\nCookie: secret=")
+    parts = []
+    for _ in range(40):
+        parts += scanner.feed(b"s3cret! " * 1024)
+        assert len(scanner._buffer) <= 1 << 17
+    parts += scanner.feed(b"\r\n\r\n")
+    assert sum(len(text) for _, text in parts) == 9 + 40 * 8192 + 4 + 6
+    assert b"s3cret" not in b"".join(text for _, text in parts)
+    assert scanner.head_complete
+
+
+# -- Secrets --------------------------------------------------------------------------------------
+
+MASKED = [
+    ("Authorization: Basic bWU6cGFzcw==\r\n", "Authorization: Basic ************\r\n"),
+    ("authorization:Bearer  a.b-c\n", "authorization:Bearer  *****\n"),
+    ("Authorization: s3cret\r\n", "Authorization: ******\r\n"),
+    ("Authorization: s3 cret\r\n", "Authorization: *******\r\n"),
+    ("Authorization : s3\r\n", "Authorization : **\r\n"),
+    ("Authorization s3\r\n", "Authorization **\r\n"),
+    (" Proxy-Authorization: Digest a=b, c=d\r\n", " Proxy-Authorization: Digest ********\r\n"),
+    ("PROXY_AUTHORIZATION: a\r\n", "PROXY_AUTHORIZATION: *\r\n"),
+    ("Cookie: a=b; session=1234\r\n", "Cookie: a=*; session=****\r\n"),
+    ("Cookie: s3cret; a=b=c\r\n", "Cookie: ******; a=***\r\n"),
+    ("Cookie: czNjcmV0==\r\n", "Cookie: **********\r\n"),
+    ("Cookie: \r\n", "Cookie: \r\n"),
+    ("Set-Cookie: a=b; Path=/; HttpOnly; x=y\r\n", "Set-Cookie: a=*; Path=/; HttpOnly; ***\r\n"),
+    ("Cookie-Consent: yes\r\n", "Cookie-Consent: yes\r\n"),
+    ("X-Cookie: yes\r\n", "X-Cookie: yes\r\n"),
+    ("Host: a\r\n", "Host: a\r\n"),
+]
+
+
+@pytest.mark.parametrize(("line", "masked"), MASKED)
+def test_masks(line: str, masked: str) -> None:
+    assert mask_line(line.encode()).decode() == masked
+
+
+@given(st.sampled_from(["Cookie", "cookie", "Set-Cookie", "Authorization", "Proxy-Authorization"]),
+       st.from_regex(r"[a-z]{0,3}(=|; |,| |\t|\"|: ?)?", fullmatch=True))  # fmt: skip
+def test_a_secret_never_gets_through(name: str, before: str) -> None:
+    line = f"{name}: {before}=S3CRET; S3CRET, S3CRET\r\n".encode()
+    folded = b"GET / HTTP/1.1\r\n" + line + b" S3CRET\r\n\tS3CRET\r\nHost: a\r\n\r\n"
+    parts = scan([folded], shows=False)
+    assert b"S3CRET" not in b"".join(text for _, text in parts).replace(b"S3CRET=", b"")
+    assert parts[-2][1] == b"Host: a\r\n"
+
+
+# -- Visible bytes --------------------------------------------------------------------------------
+
+
+@given(st.binary(), st.binary())
+def test_every_byte_is_shown_and_different_bytes_differ(one: bytes, other: bytes) -> None:
+    text = show_bytes(one)
+    assert text.isascii() and (text.isprintable() or not text)
+    assert (text == show_bytes(other)) == (one == other)
+
+
+@given(st.text())
+def test_a_sentence_is_harmless(text: str) -> None:
+    shown = show_text(text)
+    assert shown.isascii() and (shown.isprintable() or not shown)
+
+
+# -- The transcript -------------------------------------------------------------------------------
+
+
+class Client:
+    """A conversation without a server: what it says comes out as text."""
+
+    def __init__(self, **style: Any) -> None:
+        self.texts: list[str] = []
+        self.transcript = Transcript(self.texts.append, Style(**style))
+        link = Link(1, ("127.0.0.1", "5"), ("127.0.0.1", "80"))
+        self.conversation = Conversation(link, [self.transcript])
+
+    def exchange(self, request: bytes, response: bytes, reason: str = "") -> None:
+        self.conversation.received(request)
+        self.conversation.sent(response)
+        self.conversation.finish(reason, [], True)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def lines(self, mark: str) -> list[str]:
+        """What follows `#1.1 MARK `, without the notes on time."""
+        found = re.findall(rf"^#1\S* \{mark} (.*)$", self.text, re.MULTILINE)
+        return [line for line in found if not line.startswith("times in ms")]
+
+
+def test_a_whole_exchange() -> None:
+    client = Client()
+    client.exchange(GET, b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none\ntw")
+    client.conversation.close("the server is stopping")
+    text = re.sub(r"(accept|head|byte) \d+\.\d", r"\1 0.1", client.text)
+    assert (
+        text
+        == r"""#1 * 127.0.0.1:5 connected to 127.0.0.1:80
+#1.1 > GET /info HTTP/1.1\r\n
+#1.1 > Host: a.example\r\n
+#1.1 > \r\n
+#1.1 < HTTP/1.1 200 OK\r\n
+#1.1 < Content-Length: 6\r\n
+#1.1 < \r\n
+#1.1 < one\n
+#1.1 < tw
+#1.1 * framed by Content-Length because all content was there when the head was sent
+#1.1 * kept alive because nobody said close in HTTP/1.1 (RFC 9112 section 9.3)
+#1.1 * times in ms: accept 0.1, head 0.1, first byte 0.1, last byte 0.1
+#1 * the server closed the connection: the server is stopping
+"""
+    )
+
+
+def respond(content: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+
+
+def respond_in_chunks(chunks: list[bytes]) -> bytes:
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+
+
+def test_long_content_is_shortened_to_its_ends() -> None:
+    client = Client()
+    content = b"".join(b"line %05d\n" % number for number in range(10_000))
+    client.exchange(GET, respond(content))
+    shown = client.lines("<")[3:]
+    assert shown[0] == r"line 00000\n"
+    assert shown[-1].endswith(r"line 09999\n")
+    assert "... 108,848 bytes not shown (--wire-full shows all) ..." in shown
+    assert len(client.text) < 4000
+
+
+def test_all_content_is_shown_if_asked_for() -> None:
+    client = Client(full=True)
+    content = random.Random(3).randbytes(300_000)
+    client.exchange(GET, respond(content))
+    shown = "".join(client.lines("<")[3:])
+    assert shown == show_bytes(content)
+    # It was not kept until the end.
+    assert max(map(len, client.texts)) < 200_000
+
+
+def test_chunks_are_shown_with_their_framing() -> None:
+    client = Client()
+    client.exchange(GET, respond_in_chunks([b"one", b"two\n"]))
+    assert client.lines("<")[3:] == [
+        r"3\r\n  (chunk of 3 bytes)", "one", r"\r\n",
+        r"4\r\n  (chunk of 4 bytes)", r"two\n", r"\r\n",
+        r"0\r\n  (last chunk)", r"\r\n",
+    ]  # fmt: skip
+    assert "framed in chunks because" in client.text
+
+
+def test_many_chunks_are_counted() -> None:
+    client = Client()
+    client.exchange(GET, respond_in_chunks([b"abc"] * 50))
+    shown = client.lines("<")[3:]
+    assert shown[-3:] == ["... 42 more chunks, not shown ...", r"0\r\n  (last chunk)", r"\r\n"]
+    assert shown.count("abc") == 8
+    full = Client(full=True)
+    full.exchange(GET, respond_in_chunks([b"abc"] * 50))
+    assert full.lines("<").count("abc") == 50
+
+
+def test_a_long_line_is_shortened() -> None:
+    client = Client()
+    request = b"GET / HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\n\r\n"
+    client.exchange(request, respond(b""))
+    assert client.lines(">")[1].endswith(r"x ... 3,979 bytes not shown ... \r\n")
+
+
+def test_a_pipelined_request_waits_for_its_turn() -> None:
+    client = Client()
+    client.conversation.received(GET + GET.replace(b"info", b"next"))
+    client.conversation.sent(respond(b"one"))
+    assert "next" not in client.text
+    client.conversation.finish("", [], True)
+    client.conversation.sent(respond(b"two"))
+    client.conversation.finish("", [], True)
+    numbers = re.findall(r"^#1\.(\d)", client.text, re.MULTILINE)
+    assert numbers == sorted(numbers) and set(numbers) == {"1", "2"}
+
+
+def test_a_refusal_points_at_its_byte() -> None:
+    client = Client()
+    client.conversation.received(b"\r\nGET / HTTP/1.1\r\nHost\x1b: a\r\n")
+    error = ProtocolError(400, "no colon", "RFC 9112 section 5", "Write: Host: a", 20)
+    client.conversation.refuse(error)
+    client.conversation.sent(respond(b"no"))
+    client.conversation.shut()
+    notes = client.lines("*")
+    assert r"refused with 400 by RFC 9112 section 5: no colon" in notes
+    mark = notes.index(r"  Host\x1b: a\r\n")
+    assert notes[mark + 1] == r"      ^ byte 20 of the request, \x1b"
+    assert notes[mark + 2] == "  Write: Host: a"
+    client.conversation.received(b"more")
+    client.conversation.close("")
+    assert "4 bytes that came after the last request were ignored" in client.lines("*")
+
+
+def test_only_errors() -> None:
+    client = Client(errors_only=True)
+    client.exchange(GET, respond(b"one"))
+    client.exchange(GET, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    assert client.text == ""
+    client.exchange(GET, b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
+    assert "#1.3 < HTTP/1.1 500 Oops" in client.text
+    assert "#1.3 > GET /info" in client.text
+    client.conversation.received(GET[:30])
+    client.conversation.received(b"")
+    client.conversation.close("")
+    assert "failed: the client left within the head of the request" in client.text
+
+
+def test_errors_keep_a_bounded_text() -> None:
+    client = Client(errors_only=True, full=True)
+    client.exchange(GET, b"HTTP/1.1 500 A\r\nContent-Length: 4000000\r\n\r\n" + b"x" * 4_000_000)
+    assert len(client.text) < 3_000_000
+    assert "characters were not kept" in client.text
+
+
+def test_what_looks_on_does_not_disturb(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("broken")
+
+    texts: list[str] = []
+    link = Link(1, ("", ""), ("a", ""))
+    sinks: list[Any] = [Broken(), Transcript(texts.append, Style())]
+    conversation = Conversation(link, sinks)
+    conversation.received(GET)
+    assert len(conversation._sinks) == 1
+    conversation.close("")
+    assert "GET /info" in "".join(texts)
+
+
+def test_a_printer_whose_reader_is_gone_is_silent() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    printer = Printer(writer)
+    printer.write("a")
+    os.close(writer)
+    printer.write("b")
+    Printer(None).write("c")
+
+
+def test_colours_change_nothing_but_colours() -> None:
+    plain, coloured = Client(), Client(coloured=True)
+    for client in (plain, coloured):
+        client.exchange(GET, respond_in_chunks([b"one\x1b[2J", b"two"]))
+    strip = re.compile("\x1b\\[[0-9;]*m")
+    times = re.compile(r"times in ms.*")
+    assert "\x1b" not in plain.text
+    texts = [times.sub("", strip.sub("", client.text)) for client in (plain, coloured)]
+    assert texts[0] == texts[1]
+    assert "\x1b[" in coloured.text
+
+
+def test_who_asked_for_nothing_is_not_observed() -> None:
+    assert plan_observation(Settings(application="x")) is None
+    assert plan_observation(Settings(application="x", wire_secrets=True)) is None
+    for name in ("wire", "wire_full", "wire_errors"):
+        changes: dict[str, Any] = {name: True}
+        assert plan_observation(Settings(application="x", **changes)) is not None
+
+
+def test_facts_of_failure() -> None:
+    facts = Facts(Link(1, ("", ""), ("", "")), 1, False)
+    assert not facts.failed
+    facts.code = 499
+    assert not facts.failed
+    facts.code = 503
+    assert facts.failed
+
+
+# -- A server -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve(INFO, "--wire", "--threads", "4") as running:
+        yield running
+
+
+def wait_for(server: Server, *texts: str) -> str:
+    """Return what the server wrote once all of `texts` are in it."""
+    wait_until(lambda: all(text in server.stderr() for text in texts))
+    return server.stderr()
+
+
+def test_a_connection_that_is_kept_alive(server: Server) -> None:
+    with server.connect() as client:
+        for number in (1, 2):
+            client.sendall(GET)
+            text = wait_for(server, f"#1.{number} * times in ms: ")
+        client.shutdown(socket.SHUT_WR)
+        text = wait_for(server, "#1 * the client closed the connection")
+    assert re.search(r"^#1 \* 127\.0\.0\.1:\d+ connected to 127\.0\.0\.1:\d+$", text, re.MULTILINE)
+    assert text.count("kept alive because nobody said close in HTTP/1.1") == 2
+    times = re.search(r"#1\.1 \* times in ms: (.*)", text)
+    assert times is not None
+    names = re.findall(r"([a-z][a-z ]+?) \d+\.\d", times[1])
+    assert names == ["accept", "head", "wait", "application", "first byte", "last byte"]
+
+
+def test_why_it_was_closed(server: Server) -> None:
+    server.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    server.exchange(b"GET /chunked?seconds=0 HTTP/1.0\r\n\r\n")
+    text = wait_for(server, "#2.1 * times")
+    assert "#1.1 * closed because the client asked for it (RFC 9112 section 9.3)" in text
+    assert "#2.1 * framed by closing because the length was not known" in text
+    assert "#2.1 * closed because this is HTTP/1.0 without keep-alive" in text
+
+
+def test_an_upload_in_chunks_after_100(server: Server) -> None:
+    head = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+    with server.connect() as client:
+        client.sendall(head + b"Expect: 100-continue\r\n\r\n")
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"5\r\nhello\r\n0\r\n\r\n")
+        text = wait_for(server, "#1.1 * times")
+    lines = [line[5:] for line in text.splitlines() if line.startswith("#1.1 ")]
+    assert lines[4:14] == [
+        r"> \r\n",
+        "* content in chunks: Transfer-Encoding says so (RFC 9112 section 6.3, item 4)",
+        r"< HTTP/1.1 100 Continue\r\n",
+        r"< \r\n",
+        r"> 5\r\n  (chunk of 5 bytes)",
+        "> hello",
+        r"> \r\n",
+        r"> 0\r\n  (last chunk)",
+        r"> \r\n",
+        r"< HTTP/1.1 200 OK\r\n",
+    ]
+    assert "* 100 (Continue) came first: Expect asked for it (RFC 9110 section 10.1.1)" in lines
+
+
+def test_no_terminal_escape_gets_through(server: Server) -> None:
+    hostile = "".join(map(chr, range(256))).encode("latin-1").replace(b"\n", b"")
+    server.exchange(b"GET /\x1b[2J HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nX: \x9b31m\xff\r\n\r\n")
+    length = b"Content-Length: %d\r\n\r\n" % len(hostile)
+    server.exchange(b"POST /echo HTTP/1.1\r\nHost: a\r\n" + length + hostile)
+    server.exchange(hostile)
+    text = wait_for(server, "#4.1 * times")
+    assert text.replace("\n", "").isprintable() and text.isascii()
+    assert r"GET /\x1b[2J HTTP/1.1\r\n" in text
+    assert r"\x00\x01\x02" in text
+
+
+def test_the_byte_that_was_refused(server: Server) -> None:
+    server.exchange(b"GET / HTTP/1.1\r\nHost : a\r\n\r\n")
+    text = wait_for(server, "#1.1 * times")
+    assert "#1.1 * refused with 400 by RFC 9112 section 5.1: white space stands" in text
+    assert "#1.1 *   Host : a\\r\\n\n#1.1 *       ^ byte 20 of the request, a space\n" in text
+
+
+def test_typed_too_much(server: Server) -> None:
+    server.exchange(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nabcd\r\n")
+    text = wait_for(server, "#1.2 * times")
+    assert "The request before had 2 bytes of content by its length: was it more?" in text
+
+
+def test_secrets_are_masked_unless_asked_for() -> None:
+    request = GET.replace(
+        b"\r\n\r\n", b"\r\nCookie: id=s3cret\r\nAuthorization: Basic s3cret\r\n\r\n"
+    )
+    for flags, shown in (((), False), (("--wire-secrets",), True)):
+        with serve(INFO, "--wire", *flags) as server:
+            server.exchange(request.replace(b"/info", b"/"))
+            text = wait_for(server, "#1.1 * times")
+        assert ("s3cret" in text) is shown
+        assert ("Cookie: id=******" in text) is not shown
+
+
+def test_errors_only_of_a_server() -> None:
+    with serve(APPLICATION, "--wire-errors") as server:
+        server.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        server.exchange(b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        server.exchange(b"nonsense\r\n")
+        text = wait_for(server, "* times")
+    assert "#3.1 > nonsense" in text
+    assert "#1" not in text and "#2" not in text
+
+
+def test_the_request_is_shown_before_the_application_answers() -> None:
+    with serve(INFO, "--wire") as server, server.connect() as client:
+        client.sendall(b"GET /slow?seconds=0.6 HTTP/1.1\r\nHost: a\r\n\r\n")
+        text = wait_for(server, "GET /slow")
+        assert "#1.1 <" not in text
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_concurrent_requests_do_not_mix(server: Server) -> None:
+    clients = [server.connect() for _ in range(8)]
+    for _ in range(5):
+        for client in clients:
+            client.sendall(b"GET /slow?seconds=0.02 HTTP/1.1\r\nHost: a\r\n\r\n")
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    for client in clients:
+        client.close()
+    text = wait_for(server, *(f"#{number}.5 * times" for number in range(1, 9)))
+    for number in range(1, 9):
+        mine = [line for line in text.splitlines() if line.startswith(f"#{number}.")]
+        assert sum("> GET" in line for line in mine) == sum("< HTTP" in line for line in mine) == 5
+        marks = "".join(line.split(" ")[1] for line in mine)
+        assert re.fullmatch(r"(>{3}<+\*{3})+", marks), marks
+
+
+def test_a_file_is_sent_and_shown(tmp_path: Path) -> None:
+    content = choose_content(2_000_000)
+    (tmp_path / "data.bin").write_bytes(content)
+    (tmp_path / "files.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return environ['wsgi.file_wrapper'](open('data.bin', 'rb'))\n"
+    )
+    with serve("files:app", "--wire", cwd=tmp_path) as server:
+        assert server.request("GET", "/").content == content
+        text = wait_for(server, "#1.1 * times")
+    shown = re.findall(r"^#1\.1 < (.*)$", text, re.MULTILINE)
+    body = shown[shown.index(r"\r\n") + 1 :]
+    assert show_bytes(content).startswith(body[0])
+    assert show_bytes(content).endswith(body[-1])
+
+
+def choose_content(size: int) -> bytes:
+    return random.Random(choose_seed()).randbytes(size)
+
+
+def test_an_application_that_fails_after_its_head(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    yield b'one'\n"
+        "    raise RuntimeError\n"
+    )
+    with serve("failing:app", "--wire-errors", cwd=tmp_path) as server:
+        server.exchange(GET)
+        text = wait_for(server, "#1.1 * times")
+    assert "#1.1 * failed: the application failed after the head of its response" in text
+
+
+def test_the_timeouts_are_named() -> None:
+    flags = ("--keep-alive-timeout", "50ms", "--head-timeout", "50ms")
+    with serve(INFO, "--wire", *flags) as server:
+        with server.connect() as client:
+            client.sendall(GET)
+            text = wait_for(server, "#1 * the server closed")
+        with server.connect() as client:
+            client.sendall(b"GET / HT")
+            text = wait_for(server, "#2.1 * refused with 408")
+    assert "#1 * the server closed the connection: nothing came for 0 s" in text
+    assert "the head of the request did not arrive in time" in text
+
+
+def test_a_pipe_that_nobody_reads_any_more() -> None:
+    """A dead stderr is no reason not to serve."""
+    command = [
+        sys.executable,
+        "-m",
+        "rawsgi",
+        INFO,
+        "--port",
+        "0",
+        "--wire",
+        "--log-level",
+        "error",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())
+        assert found is not None
+        process.stderr.close()
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", int(found[1])), timeout=10) as client:
+                client.sendall(GET)
+                assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_reader_that_takes_nothing_is_waited_for_briefly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rawsgi.wire.transcript._PATIENCE_S", 0.01)
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        Printer(writer).write("x" * 1_000_000)
+        assert 0 < len(os.read(reader, 1 << 20)) < 1_000_000
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", True), ("0", False)])
+def test_colour_and_a_unix_socket(value: str, coloured: bool, tmp_path: Path) -> None:
+    flags = ("--wire", "--bind", f"unix:{tmp_path}/s")
+    with serve(INFO, *flags, env={"FORCE_COLOR": value}) as server:
+        server.path = f"{tmp_path}/s"  # the start line is coloured, too
+        server.exchange(GET)
+        text = wait_for(server, "times in ms")
+    assert ("\x1b[32m" in text) is coloured
+    assert "a client connected" in text
