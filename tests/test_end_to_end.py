@@ -560,7 +560,7 @@ def test_several_addresses_of_every_family(tmp_path: Path, poller: str) -> None:
     if has_ipv6():
         binds += ["--bind", "[::1]:0"]
     with serve(APPLICATION, *binds, "--poller", poller) as server:
-        found = []
+        found: list[str] = []
 
         def read_start_lines() -> bool:
             found[:] = re.findall(r"(?:http://|unix:)[^\s]+", server.stderr())

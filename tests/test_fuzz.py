@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import h11
 import pytest
@@ -30,11 +32,13 @@ from rawsgi.protocol.head import HeadParser, HeadReader
 from rawsgi.protocol.http1 import COMPLETE, CONTENT, HEAD, HTTP1
 from rawsgi.protocol.message import RELAXATIONS, Limits, ProtocolError, Request
 from rawsgi.protocol.response import HeadEncoder
-from tests.conversation import choose_seed, cut_at_random
+from tests.conversation import Conversation, choose_seed, cut_at_random
 
 INPUTS = int(os.environ.get("RAWSGI_FUZZ_INPUTS", "0"))
 SHORT_RUN_S = 8.0
 SEED_LIMIT_BYTES = 3000
+
+STATUS_LINE = re.compile(rb"^HTTP/1\.1 ([0-9]{3}) ", re.MULTILINE)
 
 LIMITS = [
     Limits(),
@@ -154,6 +158,17 @@ def strip_values(message: Message) -> Message:
     return (*message[:6], [(name, value.strip(" \t")) for name, value in fields], *message[7:])
 
 
+def answer_plainly(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Read everything, and look at what an application looks at."""
+    content = environ["wsgi.input"].read()
+    assert len(content) == int(environ.get("CONTENT_LENGTH") or 0)
+    for name, value in environ.items():
+        if name.isupper():
+            assert type(value) is str and value.encode("latin-1") is not None, name
+    start_response("200 OK", [])
+    return [b"answered\n"]
+
+
 # -- What holds for every input ----------------------------------------------------------------
 
 
@@ -190,6 +205,8 @@ class Checker:
             found = run(kind(parser, self.encoder), pieces)
             assert found == whole, f"{way}: {found} is not {whole}"
         self._count(whole)
+        if generator.random() < 0.2:
+            self._check_answers(data, whole, limits, allow)
         if allow == ALLOWED[0]:
             self._check_accepted(whole)
             if limits == LIMITS[0]:
@@ -204,6 +221,20 @@ class Checker:
             if time.process_time() - started < 0.01 + len(data) * 1e-5:
                 return
             assert attempt < 4, "work is not linear"
+
+    def _check_answers(
+        self, data: bytes, outcome: Outcome, limits: Limits, allow: frozenset[str]
+    ) -> None:
+        """With an application behind it: one answer for each request, one for the refusal."""
+        talk = Conversation(answer_plainly, limits, *allow)
+        talk.feed(data)
+        talk.end()
+        codes = [int(code) for code in STATUS_LINE.findall(bytes(talk.output))]
+        finals = [code for code in codes if code != 100]
+        refusals = [error.status for error in talk.refusals]
+        assert finals[: len(finals) - len(refusals)] == [200] * len(outcome[0])
+        assert finals[len(outcome[0]) :] == refusals
+        assert len(refusals) <= 1
 
     def _check_accepted(self, outcome: Outcome) -> None:
         """What was understood, written again, is understood as the same."""

@@ -171,6 +171,8 @@ REFUSED: dict[str, tuple[bytes, int, str, int | None]] = {
     "a NUL": (b"\x00", 400, "first byte", 0),
     "a space first": (b" GET", 400, "first byte", 0),
     "a bare line feed first": (b"\n", 400, "bare line feed", 0),
+    "a bare line feed, and a carriage return last": (b"\n\r", 400, "bare line feed", 0),
+    "a bare line feed after an empty line": (b"\r\n\n", 400, "bare line feed", 0),
     "a bare carriage return first": (b"\r" + GET, 400, "no request-line", 0),
     "five empty lines": (b"\r\n" * 5, 400, "no request-line", 0),
     "two spaces": (b"GET  / HTTP/1.1\r\n", 400, "one space between", 3),

@@ -44,6 +44,7 @@ from rawsgi.wire.transcript import Printer, Style, Transcript
 from rawsgi.wire.visible import show_bytes, show_text
 from tests.conversation import choose_seed, cut_at_random, make_connection
 from tests.serving import ROOT, Server, serve, wait_until
+from tests.test_corpus import CORPUS, find_all_faults
 
 APPLICATION = str(ROOT / "tests/applications/pep3333.py")
 INFO = str(ROOT / "examples/info.py")
@@ -384,9 +385,13 @@ def test_only_errors() -> None:
 
 def test_errors_keep_a_bounded_text() -> None:
     client = Client(errors_only=True, full=True)
-    client.exchange(GET, b"HTTP/1.1 500 A\r\nContent-Length: 4000000\r\n\r\n" + b"x" * 4_000_000)
-    assert len(client.text) < 3_000_000
-    assert "characters were not kept" in client.text
+    client.conversation.received(GET)
+    client.conversation.sent(b"HTTP/1.1 500 A\r\nContent-Length: 4000000\r\n\r\n")
+    for _ in range(400):
+        client.conversation.sent(b"x" * 10_000)
+    client.conversation.finish("", [], True)
+    assert len(client.text) < 800_000
+    assert "bytes were not kept" in client.text
 
 
 def test_what_looks_on_does_not_disturb(caplog: pytest.LogCaptureFixture) -> None:
@@ -678,3 +683,17 @@ def test_colour_and_a_unix_socket(value: str, coloured: bool, tmp_path: Path) ->
         text = wait_for(server, "times in ms")
     assert ("\x1b[32m" in text) is coloured
     assert "a client connected" in text
+
+
+def test_looking_on_changes_no_answer(tmp_path: Path) -> None:
+    """The whole corpus, answered as it is without an observer; and all of it was seen."""
+    flags = ("--wire", "--record", str(tmp_path), "--record-limit", "10000")
+    assert find_all_faults(CORPUS, *flags) == {}
+    requests = [path.read_bytes() for path in tmp_path.glob("*.request")]
+    responses = [path.read_bytes() for path in tmp_path.glob("*.response")]
+    assert len(requests) > len(CORPUS)
+    assert len(responses) >= len(requests)
+    for response in responses:
+        scanner = Scanner("GET")
+        scanner.feed(response)
+        assert response == b"" or scanner.code or scanner.interim

@@ -158,7 +158,7 @@ class Outbox:
 
     def _send_several(self, sock: socket.socket) -> None:
         """Small blocks leave in one call."""
-        buffers = []
+        buffers: list[memoryview] = []
         size = 0
         for part in self._parts:
             if isinstance(part, FilePart) or size >= _SEND_BYTES or len(buffers) == 64:

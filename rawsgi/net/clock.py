@@ -7,6 +7,7 @@ the heap is corrected when the old instant comes. Only the thread that leads the
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from math import inf
 from typing import Protocol
 
@@ -25,9 +26,11 @@ class Timed(Protocol):
 class Clock:
     """A heap of instants, lazily kept: an entry may be early, never late."""
 
-    __slots__ = ("_compact_at", "_entries", "_serial", "soonest")
+    __slots__ = ("_compact_at", "_contain", "_entries", "_serial", "soonest")
 
-    def __init__(self) -> None:
+    def __init__(self, contain: Callable[[object, Exception], None]) -> None:
+        """`contain` is told of an item whose `expire` raised, and of what."""
+        self._contain = contain
         self._entries: list[tuple[float, int, Timed]] = []
         self._serial = 0
         self._compact_at = 1024
@@ -66,7 +69,10 @@ class Clock:
             if item.deadline > now:
                 self.schedule(item)
             else:
-                item.expire(now)
+                try:
+                    item.expire(now)
+                except Exception as error:
+                    self._contain(item, error)
         self.soonest = entries[0][0] if entries else inf
 
     def _compact(self) -> None:

@@ -489,11 +489,15 @@ class Connection:
         """The server itself failed at this connection: it ends, whatever its state is."""
         exchange = self.exchange
         if exchange is not None and self.state == QUEUED:
-            self.loop.crew.drop_queued(exchange)
-        if exchange is not None and self.state in (QUEUED, RUNNING) and exchange.member is not None:
-            self.cut()
+            is_taken = not self.loop.crew.drop_queued(exchange)
         else:
-            self.close()
+            is_taken = exchange is not None and exchange.member is not None
+        if is_taken:
+            self.cut()  # a thread has it, and will hand it back
+            return
+        if exchange is not None:
+            exchange.content.close()
+        self.close()
 
     def close(self) -> None:
         """Close the socket and forget everything. Not while RUNNING."""
@@ -503,7 +507,10 @@ class Connection:
             self.loop.observer.close(self)
         self.state = CLOSED
         self.broken = True
-        self.arm(0)
+        try:
+            self.arm(0)
+        except (OSError, KeyError, ValueError) as error:  # whatever happens, the socket is closed
+            log.error("a connection could not be unregistered: %s", error)
         self.loop.clock.forget(self)
         self._discard_spool()
         outbox = self.outbox

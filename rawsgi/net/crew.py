@@ -280,12 +280,19 @@ class Crew:
         if not self.leader.runs_applications and not self._queue:
             self.successor = member
             return
-        if len(self._members) - self.parking.count > self.limit + 1 and member is not self.main:
-            self._members.remove(member)  # it stood in for a parked one that is back
-            member.inbox.put(STOP)
-        else:
-            self._resting.append(member)
+        self._resting.append(member)
         self.dispatch()
+        self.dismiss_surplus()
+
+    def dismiss_surplus(self) -> None:
+        """The leader: end threads that stood in for parked ones which are back."""
+        for member in self._resting[:]:
+            if len(self._members) - self.parking.count <= self.limit + 1:
+                return
+            if member is not self.main:
+                self._resting.remove(member)
+                self._members.remove(member)
+                member.inbox.put(STOP)
 
     def drop_queued(self, exchange: Exchange) -> bool:
         """The leader: take a request out of the queue; False: a thread has just taken it."""

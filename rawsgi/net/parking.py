@@ -104,5 +104,6 @@ class Parking:
             exchange.parked = False
             self.count -= 1
             self._crew.running += 1
+            self._crew.dismiss_surplus()
             if exchange in self.returning:
                 self.returning.remove(exchange)

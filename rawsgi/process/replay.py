@@ -27,6 +27,7 @@ from rawsgi.protocol.http1 import COMPLETE, HTTP1
 from rawsgi.protocol.message import Limits, ProtocolError, Request
 from rawsgi.protocol.response import Fields, HeadEncoder
 from rawsgi.version import VERSION
+from rawsgi.wire.secrets import is_secret
 from rawsgi.wire.visible import show_bytes, show_text
 from rawsgi.wsgi.application import find_application
 from rawsgi.wsgi.environ import make_base
@@ -292,8 +293,8 @@ def main(argv: list[str]) -> int:
     configure_logging(settings)
     if path.suffix == ".cut":
         _tell("not all of this request was kept: it cannot be complete")
-    if facts.get("secrets_masked"):
-        _tell("Authorization and cookies were masked when it was recorded, if it had any")
+    if facts.get("secrets_masked") and any(is_secret(line) for line in raw.splitlines()):
+        _tell("a secret in it was masked when it was recorded (--wire-secrets keeps them)")
     debugger = None
     if arguments.pdb:
         application = debugger = Debugger(application)

@@ -1,8 +1,8 @@
 """The grammar of HTTP/1.1 messages: each pattern carries the name of its ABNF rule.
 
 The rule of this file: patterns and constants only, no decision. Nothing that came from the wire
-meets `int()`, `strip()` or `split()` before one of these patterns accepted it. Every pattern is
-free of nested repetition, so matching is linear in its input.
+meets `int()`, `strip()` or `split()` before one of these patterns accepted it. What is repeated
+within a repetition is bounded or possessive, so matching is linear in its input.
 """
 
 from __future__ import annotations

@@ -47,9 +47,11 @@ _FIRST_CHUNKS = 8
 _LINE_BYTES = 1024
 # A line of the transcript that shows content holds no more characters than this.
 _LINE_CHARACTERS = 120
-# Text that waits to be written: past it, it is written early, or given up where only errors are.
+# Text that waits to be written: past it, it is written early.
 _WAITING_CHARACTERS = 1 << 16
-_WAITING_ERRORS_CHARACTERS = 1 << 20
+# Where only failures are shown: what is kept of an exchange until it is known whether it fails.
+_DEFERRED_BYTES = 1 << 18
+_PART_BYTES = 100  # the cost of keeping a part, its bytes aside
 # A response that takes longer than this is shown while it is on its way.
 _LIVE_S = 0.2
 # Only where somebody made the terminal non-blocking.
@@ -79,7 +81,10 @@ class Transcript:
         self._style = style
         self._lines: list[str] = []
         self._waiting = 0
+        self._deferred: list[tuple[Callable[[Facts, Part], None], Part]] = []
+        self._deferred_bytes = 0
         self._given_up = 0
+        """Bytes of this exchange that were not kept."""
         self._request = _Side(">", GREEN, style)
         self._response = _Side("<", CYAN, style)
         self._number = 0
@@ -94,15 +99,16 @@ class Transcript:
             self._flush()
 
     def take_request_part(self, facts: Facts, part: Part) -> None:
-        self._take(self._request, facts, part)
-        if part[0] == HEAD_END:
-            for note in explain_request(facts):
-                self._note(name(facts), note)
+        if self._style.errors_only:
+            self._defer(self._show_request_part, part)
+        else:
+            self._show_request_part(facts, part)
 
     def take_response_part(self, facts: Facts, part: Part) -> None:
-        if facts.scanner.finished or facts.error:
-            self._add_all(facts, self._request.end())
-        self._take(self._response, facts, part)
+        if self._style.errors_only:
+            self._defer(self._show_response_part, part)
+        else:
+            self._show_response_part(facts, part)
 
     def pause(self, facts: Facts) -> None:
         """Show the request before the application may hang, and a long response as it comes."""
@@ -113,10 +119,14 @@ class Transcript:
                 self._flush()
 
     def end(self, facts: Facts) -> None:
-        for side in (self._request, self._response):
-            self._add_all(facts, side.end())
+        deferred, self._deferred = self._deferred, []
+        given_up, self._given_up = self._given_up, 0
+        self._deferred_bytes = 0
         if facts.failed or not self._style.errors_only:
-            self._waiting = 0  # what explains it all is kept in any case
+            for show, part in deferred:
+                show(facts, part)
+            for side in (self._request, self._response):
+                self._add_all(facts, side.end())
             for note in (
                 *explain_error(facts),
                 *explain_framing(facts),
@@ -124,11 +134,9 @@ class Transcript:
                 Note(f"times in ms: {list_times(facts)}", DIM),
             ):
                 self._note(name(facts), note)
-            if self._given_up:
-                self._note(name(facts), Note(f"{self._given_up} characters were not kept"))
+            if given_up:
+                self._note(name(facts), Note(f"{count(given_up, 'byte')} were not kept"))
             self._flush()
-        self._lines.clear()
-        self._waiting = self._given_up = 0
 
     def close(self, link: Link, reason: str) -> None:
         if self._style.errors_only:
@@ -142,6 +150,25 @@ class Transcript:
         self._flush()
 
     # -- Lines -----------------------------------------------------------------------------------
+
+    def _defer(self, show: Callable[[Facts, Part], None], part: Part) -> None:
+        """Keep a part until it is known whether the exchange fails."""
+        if self._deferred_bytes > _DEFERRED_BYTES:
+            self._given_up += len(part[1])
+        else:
+            self._deferred.append((show, part))
+            self._deferred_bytes += len(part[1]) + _PART_BYTES
+
+    def _show_request_part(self, facts: Facts, part: Part) -> None:
+        self._take(self._request, facts, part)
+        if part[0] == HEAD_END:
+            for note in explain_request(facts):
+                self._note(name(facts), note)
+
+    def _show_response_part(self, facts: Facts, part: Part) -> None:
+        if facts.scanner.finished or facts.error:
+            self._add_all(facts, self._request.end())
+        self._take(self._response, facts, part)
 
     def _take(self, side: _Side, facts: Facts, part: Part) -> None:
         if facts.number != self._number:  # the first part of an exchange
@@ -159,12 +186,8 @@ class Transcript:
         self._add(f"{about} {paint(text, note.colour) if self._style.coloured else text}")
 
     def _add(self, line: str) -> None:
-        if not self._style.errors_only:
-            if self._waiting > _WAITING_CHARACTERS:
-                self._flush()
-        elif self._waiting > _WAITING_ERRORS_CHARACTERS:
-            self._given_up += len(line)
-            return
+        if self._waiting > _WAITING_CHARACTERS:
+            self._flush()
         self._lines.append(line)
         self._waiting += len(line)
 

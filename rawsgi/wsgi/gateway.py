@@ -23,6 +23,9 @@ _ERROR_STATUS = "500 Internal Server Error"
 _ERROR_FIELDS = [("Content-Type", "text/plain; charset=utf-8")]
 _ERROR_CONTENT = b"500 Internal Server Error\nThe application failed; its log says why.\n"
 
+# Iterables, but not of blocks.
+_TEXTS = (str, bytes, bytearray, memoryview)
+
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
@@ -249,8 +252,7 @@ def check_block(block: object) -> bytes:
 def check_result(result: object) -> None:
     """Raise `ResponseError` if the application returned what cannot be a list of blocks."""
     kind = type(result)
-    iterable = hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")
-    if not iterable or isinstance(result, str | bytes | bytearray | memoryview):
+    if kind in _TEXTS or not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
         what = "None" if result is None else kind.__name__
         hint = " (it is async: this is a WSGI server)" if isinstance(result, CoroutineType) else ""
         raise ResponseError(
@@ -260,6 +262,8 @@ def check_result(result: object) -> None:
 
 def count_blocks(result: Any) -> int:
     """Return `len(result)`, which PEP 3333 allows to rely on where it works; -1 where not."""
+    if not hasattr(type(result), "__len__"):
+        return -1
     try:
         return len(result)
     except Exception:

@@ -36,7 +36,8 @@ def at(path: str) -> Callable[[Any], Any]:
 
 
 def argument(environ: Environ, name: str, default: str = "") -> str:
-    return parse_qs(environ["QUERY_STRING"]).get(name, [default])[0]
+    found: str = parse_qs(environ["QUERY_STRING"]).get(name, [default])[0]
+    return found
 
 
 def answer_json(start_response: Any, value: Any) -> Blocks:

@@ -15,7 +15,7 @@ from tests.benchmarks.output.plot import write_svg
 from tests.benchmarks.output.table import write_text
 from tests.benchmarks.profile import profile
 from tests.benchmarks.rounds import Plan, run_rounds
-from tests.benchmarks.servers import SERVERS, Server
+from tests.benchmarks.servers import SERVERS, Server, ServerError
 from tests.benchmarks.workloads import WORKLOADS
 
 
@@ -94,12 +94,16 @@ def measure(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str]) -> int:
     try:
         find_wrk()
-    except LoadError as error:
+        if argv and argv[0] in COMMANDS:
+            return COMMANDS[argv[0]](argv[1:], show_progress)
+        return measure(argv)
+    except (LoadError, ServerError) as error:
+        end_progress()
         print(error, file=sys.stderr)
         return 2
-    if argv and argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:], show_progress)
-    return measure(argv)
+    except KeyboardInterrupt:
+        end_progress()
+        return 130
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 DESCRIPTORS = 30000
+KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 
 
 class ServerError(Exception):
@@ -262,7 +263,7 @@ def running(
             process = subprocess.Popen(
                 server.command(launch),
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **added},
+                env=_build_environment(added),
                 stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -275,6 +276,13 @@ def running(
             stop(started)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _build_environment(added: Mapping[str, str]) -> dict[str, str]:
+    """As little as possible: a server that copies the environment into each `environ` would
+    otherwise pay for what the person who measures happens to have set."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    return {**kept, "PYTHONPATH": str(ROOT), **added}
 
 
 def _await_answer(server: Running, path: str) -> None:

@@ -1,0 +1,634 @@
+"""The crew under thousands of schedules: who leads, who runs what, and that nobody is forgotten.
+
+The code under test is the real `Crew`, `Parking`, `Overtime`, `Clock` and `Loop.lead`. What
+surrounds them is played: the poller, the connections, the applications, threads, locks, inboxes
+and time. A schedule decides at every line who moves next (see `interleaving`). The invariants
+are looked at while it runs:
+
+- whoever touches the loop or a connection that no thread runs holds the token;
+- never more applications at once than the limit; with a limit of one always in the same thread;
+- every request is run once and finished once, or refused, or dropped, and nothing else;
+- while anybody could move something on, somebody does;
+- in the end nobody runs, nobody is parked or lost, and every thread ends.
+"""
+
+from __future__ import annotations
+
+import time
+import types
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rawsgi.config import Settings
+from rawsgi.logs import log
+from rawsgi.net import crew as crew_module
+from rawsgi.net import exchange as exchange_module
+from rawsgi.net import loop as loop_module
+from rawsgi.net import member as member_module
+from rawsgi.net import overtime as overtime_module
+from rawsgi.net import parking as parking_module
+from rawsgi.net.clock import Clock
+from rawsgi.net.connection import QUEUED, READ, RUNNING, WAITING
+from rawsgi.net.crew import Crew
+from rawsgi.net.exchange import Exchange
+from rawsgi.net.loop import Loop
+from rawsgi.net.member import LEAD
+from rawsgi.net.overtime import RequestTimeout
+from rawsgi.net.parking import Parking
+from rawsgi.protocol.head import HeadParser
+from rawsgi.protocol.message import Limits
+from rawsgi.protocol.response import HeadEncoder
+from tests.conversation import choose_seed
+from tests.interleaving import Runner, Schedule, ScheduledLock, ScheduledQueue, ScheduledThread
+
+FILES = {module.__file__ for module in (crew_module, loop_module, overtime_module, parking_module)}
+
+# How an application behaves.
+FAST, SLOW, NEEDS_ANOTHER, STREAMS, STUCK_IN_PYTHON, STUCK_IN_C, RAISES = range(7)
+
+
+class Table(list[Any]):
+    """The token's table. Knows who holds the token, and that only they put it down."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__()
+        self._play = play
+
+    def append(self, member: Any) -> None:
+        play = self._play
+        play.schedule.step()
+        play.check_leads("put the token down")
+        play.holder = None
+        super().append(member)
+
+    def pop(self, index: Any = -1) -> Any:
+        play = self._play
+        play.schedule.step()
+        member = super().pop(index)  # IndexError: somebody else was faster
+        assert play.holder is None, "two tokens"
+        play.holder = play.schedule.current
+        return member
+
+
+class Queue(deque[Exchange]):
+    """The queue, with a hand-over before each step."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__()
+        self._play = play
+
+    def popleft(self) -> Exchange:
+        self._play.schedule.step()
+        return super().popleft()
+
+    def append(self, exchange: Exchange) -> None:
+        self._play.schedule.step()
+        self._play.check_leads("append to the queue")
+        super().append(exchange)
+
+    def remove(self, exchange: Exchange) -> None:
+        self._play.schedule.step()
+        super().remove(exchange)
+
+
+class Inbox(ScheduledQueue):
+    """A member's inbox; the order LEAD carries the token."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__(play.schedule)
+        self._play = play
+
+    def put(self, item: Any) -> None:
+        if item is LEAD:
+            self._play.check_leads("give the token away")
+            self._play.holder = self
+        super().put(item)
+
+    def get(self, timeout: float | None = None) -> Any:
+        item = super().get(timeout)
+        if item is LEAD:
+            assert self._play.holder is self, "a second LEAD"
+            self._play.holder = self._play.schedule.current
+        return item
+
+
+class CheckedClock(Clock):
+    """The clock: only the leader calls."""
+
+    def __init__(self, play: Play, contain: Any) -> None:
+        super().__init__(contain)
+        self._play = play
+
+    def schedule(self, item: Any) -> None:
+        self._play.check_leads("schedule a deadline")
+        super().schedule(item)
+
+    def forget(self, item: Any) -> None:
+        self._play.check_leads("forget a deadline")
+        super().forget(item)
+
+
+class Poller:
+    """The poller: reports what happens, when its time has come."""
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self.woken = False
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        play = self._play
+        play.check_leads("poll")
+        timeout = None if timeout_s < 0 else timeout_s
+        if play.events:
+            until_event = max(play.events[0][0] - play.schedule.now, 0.0)
+            timeout = until_event if timeout is None else min(timeout, until_event)
+        play.schedule.wait(lambda: self.woken or play.has_event(), timeout, f"poll({timeout})")
+        self.woken = False
+        return play.report_events()
+
+    def wake(self) -> None:
+        self._play.schedule.step()
+        self.woken = True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Handler:
+    """Something that happens at a descriptor."""
+
+    def __init__(self, act: Callable[[], bool]) -> None:
+        self._act = act
+
+    def on_event(self, events: int) -> bool:
+        return self._act()
+
+
+class Outbox:
+    """What `Parking` uses of an outbox."""
+
+    def __init__(self) -> None:
+        self.throttled = True
+
+    def readmit(self) -> None:
+        self.throttled = False
+
+
+class Connection:
+    """A client with some requests, one after the other. Records what becomes of them."""
+
+    def __init__(self, play: Play, requests: list[int]) -> None:
+        self.play = play
+        self.loop = play.loop
+        self.acceptor = types.SimpleNamespace(base={})
+        self.remote = ("", "")
+        self.protocol = types.SimpleNamespace(request=None)
+        self.requests = deque(requests)
+        self.state = WAITING
+        self.exchange: Exchange | None = None
+        self.outbox: Outbox | None = None
+        self.broken = False
+
+    def begin(self) -> bool:
+        """The next request is complete."""
+        self.play.check_leads("begin a request")
+        number = self.requests.popleft()
+        exchange = Exchange(
+            self, types.SimpleNamespace(method="GET", target=str(number)), None  # type: ignore[arg-type]
+        )
+        if self.play.random() < 0.02:
+            self.play.decide(number, "server failed")
+            self._end()
+            raise RuntimeError("a fault in the loop's code")
+        held = self.loop.crew.execute(exchange)
+        if held:
+            self.play.check_leads("go on after a request")
+        return held
+
+    def read_buffered(self) -> bool:
+        return self.begin()
+
+    def finish(self, exchange: Exchange) -> None:
+        self.play.check_leads("finish")
+        assert self.exchange is exchange and self.state == RUNNING
+        self.exchange = None
+        self.outbox = None
+        self.state = WAITING
+        self.play.decide(number_of(exchange), "cut" if self.broken else "finished")
+        if self.requests and not self.broken:
+            self.loop.resumed.append(self)  # type: ignore[arg-type]
+        else:
+            self._end()
+
+    def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
+        self.play.check_leads("refuse")
+        assert exchange.member is None
+        self.exchange = None
+        self.state = WAITING
+        self.play.decide(number_of(exchange), "refused")
+        self._end()
+
+    def answer_timeout(self, exchange: Exchange) -> None:
+        self.play.check_leads("answer 504")
+        assert self.exchange is exchange
+        self.exchange = None
+        self.state = WAITING
+        self.play.decide(number_of(exchange), "504")
+        self._end()
+
+    def cut(self) -> None:
+        self.play.check_leads("cut")
+        self.broken = True
+        if self.outbox is not None and self.outbox.throttled and self.exchange is not None:
+            self.loop.crew.parking.readmit(self.exchange)
+
+    def leave(self) -> bool:
+        """The client goes away."""
+        exchange = self.exchange
+        if self.state == QUEUED and exchange is not None:
+            if self.loop.crew.drop_queued(exchange):
+                self.exchange = None
+                self.state = WAITING
+                self.play.decide(number_of(exchange), "dropped")
+                self._end()
+        return True
+
+    def catch_up(self) -> bool:
+        """The client has read what was sent."""
+        outbox = self.outbox
+        if outbox is not None and outbox.throttled and self.exchange is not None:
+            self.loop.crew.parking.readmit(self.exchange)
+        return True
+
+    def arm(self, mask: int) -> None:
+        self.play.check_leads("arm")
+        assert mask == READ
+
+    def _end(self) -> None:
+        for number in self.requests:
+            self.play.decide(number, "never sent")
+        self.requests.clear()
+
+
+def number_of(exchange: Exchange) -> int:
+    return int(exchange.request.target)
+
+
+class Play:
+    """One schedule with its requests."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.schedule = Schedule(seed, FILES, by_opcode=seed % 8 == 0)
+        self.random = self.schedule.random.random
+        choose = self.schedule.random.choice
+        self.limit = choose((1, 1, 2, 2, 3, 4))
+        self.timeout_s = choose((0.0, 0.0, 0.05))
+        self.start_failures = choose((0.0, 0.0, 0.0, 0.3, 1.0))
+        self.queue = choose((0, 1, 100, 100))
+        self.holder: Any = None
+        self.events: deque[tuple[float, Callable[[], bool]]] = deque()
+        self._reported: dict[int, Callable[[], bool]] = {}
+        self._fd = 0
+        self.behaviours: list[int] = []
+        self.outcomes: dict[int, str] = {}
+        self.runs: dict[int, int] = {}
+        self.inside: dict[Runner, Exchange] = {}
+        """Who runs an application just now."""
+        self.overdue = 0
+        """Readmitted above the limit, because nobody moved for long."""
+        self.finishing = False
+        self.broken = False
+        self.loop: Loop
+        self.crew: Crew
+
+    # -- What is played ------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Build a loop and a crew of which some parts are played."""
+        settings = Settings(
+            threads=self.limit,
+            queue=self.queue,
+            slow_request_s=0.02,
+            request_timeout_s=self.timeout_s,
+        )
+        self.loop = loop = Loop(
+            settings, HeadParser(Limits(), frozenset()), HeadEncoder(), None, lambda number: None
+        )
+        loop.close()  # its real descriptors are not needed
+        poller = Poller(self)
+        loop.poller = poller  # type: ignore[assignment]
+        loop._waker = poller  # type: ignore[assignment]
+        loop.handlers = Handlers(self)
+        loop.clock = CheckedClock(self, loop.contain)
+        self.crew = loop.crew = Crew(loop, self.run_application, self.note_lost, self.note_broken)
+        self.crew._table = Table(self)
+        self.crew._queue = Queue(self)
+        self.holder = self.schedule.main
+        self.schedule.on_step = self.check_limit
+        self.schedule.on_quiet = self.check_progress
+
+    def make_thread(self, target: Any, args: Any, name: str, daemon: bool) -> ScheduledThread:
+        assert daemon
+        thread = ScheduledThread(self.schedule, target, args, name)
+        thread.can_start = self.random() >= self.start_failures
+        return thread
+
+    def interrupt(self, ident: int) -> None:
+        runner = next(r for r in self.schedule.runners if id(r) == ident)
+        assert not runner.done
+        assert runner.pending is None, "interrupted twice"
+        runner.pending = RequestTimeout
+
+    def absorb_interruption(self) -> None:
+        self.schedule.step()
+        self.schedule.current.pending = None
+
+    def plan(self) -> None:
+        """Decide which requests come when, and what they do."""
+        random = self.schedule.random
+        kinds = [FAST, FAST, SLOW, STREAMS, RAISES]
+        if self.timeout_s:
+            kinds += [STUCK_IN_PYTHON, STUCK_IN_C]
+        count = random.randint(3, 9)
+        self.behaviours = [random.choice(kinds) for _ in range(count)]
+        if not self.start_failures and self.queue == 100:
+            for _ in range(random.randint(0, self.limit - 1)):
+                self.behaviours[random.randrange(count - 1)] = NEEDS_ANOTHER
+        at = 0.0
+        number = 0
+        while number < count:
+            requests = list(range(number, min(number + random.choice((1, 1, 2, 3)), count)))
+            if any(self.behaviours[n] == NEEDS_ANOTHER for n in requests):
+                requests = requests[:1]
+            number += len(requests)
+            connection = Connection(self, requests)
+            self.add_event(at, connection.begin)
+            if random.random() < 0.3:
+                self.add_event(at + random.random() * 0.03, connection.leave)
+            if random.random() < 0.5:
+                at += random.choice((0.0, 0.001, 0.02, 0.3))
+
+    def add_event(self, at: float, act: Callable[[], bool]) -> None:
+        self.events.append((at, act))
+        self.events = deque(sorted(self.events, key=lambda event: event[0]))
+
+    def has_event(self) -> bool:
+        return bool(self._reported) or self._is_due()
+
+    def _is_due(self) -> bool:
+        return bool(self.events) and self.events[0][0] <= self.schedule.now
+
+    def report_events(self) -> list[tuple[int, int]]:
+        """Level-triggered: what is not seen to is reported again."""
+        while self._is_due() and (not self._reported or self.random() < 0.8):
+            self._fd += 1
+            self._reported[self._fd] = self.events.popleft()[1]
+        return [(fd, READ) for fd in self._reported]
+
+    def find_handler(self, fd: int) -> Handler | None:
+        self.check_leads("look up a handler")
+        act = self._reported.pop(fd, None)
+        return None if act is None else Handler(act)
+
+    # -- Applications --------------------------------------------------------------------------
+
+    def run_application(self, exchange: Exchange) -> None:
+        """What the gateway does: nothing that the application raises gets out."""
+        schedule = self.schedule
+        me = schedule.current
+        number = number_of(exchange)
+        self.runs[number] = self.runs.get(number, 0) + 1
+        assert self.runs[number] == 1, "run twice"
+        assert number not in self.outcomes, "run after it was decided"
+        assert me not in self.inside
+        self.inside[me] = exchange
+        try:
+            try:
+                self._behave(exchange, self.behaviours[number])
+            except RequestTimeout:
+                if self.random() < 0.2:
+                    raise
+            schedule.step()
+            self._claim(exchange)
+        finally:
+            del self.inside[me]
+
+    def _claim(self, exchange: Exchange) -> bool:
+        """Begin to answer; False: too late."""
+        try:
+            if exchange.claim is not None:
+                exchange.claim.pop()
+                exchange.claim = None
+        except IndexError:
+            return False
+        return True
+
+    def _behave(self, exchange: Exchange, behaviour: int) -> None:
+        schedule = self.schedule
+        number = number_of(exchange)
+        if behaviour == SLOW:
+            schedule.sleep(schedule.random.choice((0.001, 0.007, 0.02)))
+        elif behaviour == NEEDS_ANOTHER:
+            schedule.wait(lambda: self._is_decided(number + 1), None, f"need {number + 1}")
+        elif behaviour == STREAMS:
+            for _ in range(schedule.random.randint(1, 3)):
+                self._wait_for_client(exchange)
+        elif behaviour == STUCK_IN_PYTHON:
+            schedule.wait(lambda: schedule.current.pending, 0.4, "stuck in Python")
+            schedule.deliver()
+        elif behaviour == STUCK_IN_C:
+            schedule.sleep(0.2)
+            schedule.deliver()
+        elif behaviour == RAISES:
+            schedule.step()
+            raise ValueError("a fault of the gateway")
+        else:
+            schedule.step()
+
+    def _is_decided(self, number: int) -> bool:
+        return number in self.outcomes
+
+    def _wait_for_client(self, exchange: Exchange) -> None:
+        """What `Exchange.send_data` does when the client is too far behind."""
+        connection: Any = exchange.connection
+        if connection.broken or not self._claim(exchange):
+            return
+        connection.outbox = outbox = Outbox()
+        self.add_event(self.schedule.now + self.random() * 0.03, connection.catch_up)
+        if exchange.gathers and self.random() < 0.5:
+            exchange.gathers = False  # it is asked before it is known
+        self.crew.parking.announce(exchange)
+        self.schedule.wait(lambda: not outbox.throttled, None, "wait for room")
+
+    # -- What must hold --------------------------------------------------------------------------
+
+    def check_leads(self, what: str) -> None:
+        current = self.schedule.current
+        assert self.holder is current, f"{current} does not lead, and tries to {what}"
+
+    def check_limit(self) -> None:
+        """At every step."""
+        inside = 0
+        lost = 0
+        for exchange in self.inside.values():
+            member = exchange.member
+            outbox: Any = exchange.connection.outbox
+            if member is not None and member.lost:
+                lost += 1
+            elif not (self.limit > 1 and outbox is not None and outbox.throttled):
+                inside += 1
+        assert inside <= self.limit + self.overdue, f"{inside} applications at once"
+        if self.limit == 1 and not self.crew.lost and not lost and not self.crew.main.lost:
+            assert all(runner is self.schedule.main for runner in self.inside)
+
+    def check_progress(self) -> None:
+        """Nobody can move before time passes: is that right?"""
+        crew = self.crew
+        if self.finishing:
+            return
+        if self.holder is None:
+            standby = crew.standby
+            assert standby is not None, "the token lies there, and nobody stands by"
+            runner = self.schedule.main
+            if standby.thread is not None:
+                runner = standby.thread.runner  # type: ignore[attr-defined]
+            assert runner.deadline is not None, "the token lies there, and the standby sleeps"
+            return
+        assert self.holder.blocked_on.startswith("poll"), f"{self.holder} leads and does not poll"
+        waiting = bool(crew._queue) or bool(crew.parking.returning)
+        if waiting and not self.start_failures:
+            assert crew.running >= self.limit, "work waits, and threads rest"
+        if waiting:
+            assert crew.running, "work waits for ever"
+        assert crew.running >= 0
+        everything = len(self.outcomes) == len(self.behaviours)
+        if everything and not self.inside and not self.events:
+            self.finishing = True
+            self.check_end()
+            self.add_event(self.schedule.now, self.finish)
+
+    def check_end(self) -> None:
+        crew = self.crew
+        assert crew.running == 0, f"running is {crew.running}"
+        assert crew.lost == 0, f"lost is {crew.lost}"
+        assert crew.parking.count == 0, f"{crew.parking.count} are parked"
+        assert not crew._queue and not crew.parking.returning
+        assert len(crew) <= self.limit + 1, f"{len(crew)} members"
+        for number in range(len(self.behaviours)):
+            ran = self.runs.get(number, 0)
+            outcome = self.outcomes[number]
+            assert ran == (outcome in ("finished", "504", "cut")), f"{outcome}, run {ran} times"
+
+    def finish(self) -> bool:
+        self.loop.finished = True
+        self.crew.stop()
+        return True
+
+    def decide(self, number: int, outcome: str) -> None:
+        assert number not in self.outcomes, f"{number}: {self.outcomes[number]}, then {outcome}"
+        self.outcomes[number] = outcome
+
+    def note_lost(self, lost: int) -> None:
+        self.check_leads("count lost threads")
+        assert lost > 0
+
+    def note_broken(self) -> None:
+        raise self.schedule.fail(AssertionError("a thread of the crew has failed"))
+
+
+class Handlers(dict[int, Any]):
+    """The handlers of descriptors: what was taken from the play's events."""
+
+    def __init__(self, play: Play) -> None:
+        super().__init__()
+        self._play = play
+
+    def get(self, fd: int, default: Any = None) -> Any:
+        return self._play.find_handler(fd)
+
+
+class Stage:
+    """The play that is on just now, for the parts that modules look for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.play: Play
+        readmit_overdue = Parking.expire
+
+        def expire(parking: Parking, now: float) -> None:
+            self.play.overdue += bool(parking.returning)
+            readmit_overdue(parking, now)
+
+        def get_now() -> float:
+            return self.play.schedule.now
+
+        for module in (crew_module, exchange_module, loop_module):
+            monkeypatch.setattr(module, "monotonic", get_now)
+        monkeypatch.setattr(loop_module, "time", get_now)
+        threading = types.SimpleNamespace(
+            Thread=lambda **arguments: self.play.make_thread(**arguments),
+            Lock=lambda: ScheduledLock(self.play.schedule),
+            get_ident=lambda: id(self.play.schedule.current),
+        )
+        monkeypatch.setattr(crew_module, "threading", threading)
+        monkeypatch.setattr(member_module, "threading", threading)
+        monkeypatch.setattr(member_module, "SimpleQueue", lambda: Inbox(self.play))
+        monkeypatch.setattr(overtime_module, "format_stack", lambda member: "")
+        monkeypatch.setattr(overtime_module, "interrupt", lambda ident: self.play.interrupt(ident))
+        monkeypatch.setattr(
+            crew_module, "absorb_interruption", lambda: self.play.absorb_interruption()
+        )
+        monkeypatch.setattr(Parking, "expire", expire)
+        monkeypatch.setattr(log, "disabled", True)
+
+    def run(self, seed: int) -> Play:
+        """Run one schedule; AssertionError with its seed when an invariant does not hold."""
+        self.play = play = Play(seed)
+        try:
+            play.set_up()
+            play.plan()
+            play.schedule.run(play.crew.run)
+            assert play.finishing, "it ended before everything was decided"
+        except BaseException as error:
+            error.add_note(f"schedule {seed}: limit {play.limit}, queue {play.queue}, timeout "
+                           f"{play.timeout_s}, behaviours {play.behaviours}, {play.outcomes}, "
+                           f"{play.schedule.steps} steps")  # fmt: skip
+            raise
+        return play
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(monkeypatch)
+
+
+def run_schedules(stage: Stage, first: int, count: int, time_s: float) -> Counter[str]:
+    """Run schedules until there were so many, or the time is over; return what happened."""
+    seen: Counter[str] = Counter()
+    end = time.monotonic() + time_s
+    for seed in range(first, first + count):
+        play = stage.run(seed)
+        seen["schedules"] += 1
+        seen["steps"] += play.schedule.steps
+        seen["takeovers"] += play.crew.takeovers
+        seen.update(play.outcomes.values())
+        if time.monotonic() > end:
+            break
+    return seen
+
+
+def test_invariants_hold_under_seeded_schedules(stage: Stage) -> None:
+    seen = run_schedules(stage, choose_seed(), 3000, 10.0)
+    print(dict(seen))
+    assert seen["schedules"] > 100
+    for outcome in ("takeovers", "finished", "refused", "dropped", "504", "cut", "server failed"):
+        assert seen[outcome], f"no schedule led to {outcome!r}"
+
+
+@pytest.mark.slow
+def test_invariants_hold_under_many_schedules(stage: Stage) -> None:
+    seen = run_schedules(stage, choose_seed(), 1_000_000, 120.0)
+    print(dict(seen))
