@@ -68,7 +68,7 @@ class Table(list[Any]):
         play = self._play
         play.schedule.step()
         member = super().pop(index)  # IndexError: somebody else was faster
-        assert play.holder is None, "two tokens"
+        play.demand(play.holder is None, "two tokens")
         play.holder = play.schedule.current
         return member
 
@@ -110,7 +110,7 @@ class Inbox(ScheduledQueue):
     def get(self, timeout: float | None = None) -> Any:
         item = super().get(timeout)
         if item is LEAD:
-            assert self._play.holder is self, "a second LEAD"
+            self._play.demand(self._play.holder is self, "a second LEAD")
             self._play.holder = self._play.schedule.current
         return item
 
@@ -213,7 +213,8 @@ class Connection:
 
     def finish(self, exchange: Exchange) -> None:
         self.play.check_leads("finish")
-        assert self.exchange is exchange and self.state == RUNNING
+        self.play.demand(self.exchange is exchange, "not its exchange")
+        self.play.demand(self.state == RUNNING, "finished without being run")
         self.exchange = None
         self.outbox = None
         self.state = WAITING
@@ -225,7 +226,7 @@ class Connection:
 
     def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
         self.play.check_leads("refuse")
-        assert exchange.member is None
+        self.play.demand(exchange.member is None, "refused while it runs")
         self.exchange = None
         self.state = WAITING
         self.play.decide(number_of(exchange), "refused")
@@ -233,7 +234,7 @@ class Connection:
 
     def answer_timeout(self, exchange: Exchange) -> None:
         self.play.check_leads("answer 504")
-        assert self.exchange is exchange
+        self.play.demand(self.exchange is exchange, "not its exchange")
         self.exchange = None
         self.state = WAITING
         self.play.decide(number_of(exchange), "504")
@@ -265,7 +266,7 @@ class Connection:
 
     def arm(self, mask: int) -> None:
         self.play.check_leads("arm")
-        assert mask == READ
+        self.play.demand(mask == READ, "armed for something else")
 
     def _end(self) -> None:
         for number in self.requests:
@@ -339,8 +340,8 @@ class Play:
 
     def interrupt(self, ident: int) -> None:
         runner = next(r for r in self.schedule.runners if id(r) == ident)
-        assert not runner.done
-        assert runner.pending is None, "interrupted twice"
+        self.demand(not runner.done, "interrupted after its end")
+        self.demand(runner.pending is None, "interrupted twice")
         runner.pending = RequestTimeout
 
     def absorb_interruption(self) -> None:
@@ -402,9 +403,9 @@ class Play:
         me = schedule.current
         number = number_of(exchange)
         self.runs[number] = self.runs.get(number, 0) + 1
-        assert self.runs[number] == 1, "run twice"
-        assert number not in self.outcomes, "run after it was decided"
-        assert me not in self.inside
+        self.demand(self.runs[number] == 1, "run twice")
+        self.demand(number not in self.outcomes, "run after it was decided")
+        self.demand(me not in self.inside, "one thread in two applications")
         self.inside[me] = exchange
         try:
             try:
@@ -466,9 +467,14 @@ class Play:
 
     # -- What must hold --------------------------------------------------------------------------
 
+    def demand(self, condition: bool, text: str) -> None:
+        """An invariant, where the code under test would catch an AssertionError."""
+        if not condition:
+            raise self.schedule.fail(AssertionError(text))
+
     def check_leads(self, what: str) -> None:
         current = self.schedule.current
-        assert self.holder is current, f"{current} does not lead, and tries to {what}"
+        self.demand(self.holder is current, f"{current} does not lead, and tries to {what}")
 
     def check_limit(self) -> None:
         """At every step."""
@@ -529,12 +535,13 @@ class Play:
         return True
 
     def decide(self, number: int, outcome: str) -> None:
-        assert number not in self.outcomes, f"{number}: {self.outcomes[number]}, then {outcome}"
+        before = self.outcomes.get(number)
+        self.demand(before is None, f"{number} was {before}, and then {outcome}")
         self.outcomes[number] = outcome
 
     def note_lost(self, lost: int) -> None:
         self.check_leads("count lost threads")
-        assert lost > 0
+        self.demand(lost > 0, "nobody is lost")
 
     def note_broken(self) -> None:
         raise self.schedule.fail(AssertionError("a thread of the crew has failed"))

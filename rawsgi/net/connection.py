@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from rawsgi.logs import escape, log
 from rawsgi.net.buffers import Outbox, Spool
 from rawsgi.net.exchange import Exchange
+from rawsgi.net.upload import Upload
 from rawsgi.protocol.http1 import COMPLETE, HEAD, HTTP1
-from rawsgi.protocol.message import ProtocolError, Request
+from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request
 from rawsgi.protocol.response import CONTINUE
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Connection:
         "socket",
         "spool",
         "state",
+        "upload",
     )
 
     def __init__(
@@ -87,6 +89,8 @@ class Connection:
         self.resuming = False
         """The next request is in the protocol's buffer; only then comes what the socket has."""
         self.spool: Spool | None = None
+        self.upload: Upload | None = None
+        """Instead of `spool`: content that is handed over while it arrives."""
         self.content_started = 0.0
         self.exchange: Exchange | None = None
         """The exchange that is queued or runs."""
@@ -130,6 +134,11 @@ class Connection:
     def _on_event_later(self, events: int) -> bool:
         """The poller reports a connection that waits for no request."""
         state = self.state
+        upload = self.upload
+        if upload is not None and upload.mask and events & ~WRITE:
+            upload.receive()
+            if not events & WRITE:
+                return True
         if state == FLUSHING or (state == RUNNING and self.mask & WRITE):
             self.flush()
         elif state == LINGERING:
@@ -164,6 +173,8 @@ class Connection:
         self.arm(READ)
 
     def _begin_content(self, request: Request) -> bool:
+        if self.loop.streams_request:
+            return self._begin_upload(request)
         settings = self.loop.settings
         self.spool = Spool(settings.content_memory_bytes)
         self.content_started = self.loop.now
@@ -174,6 +185,18 @@ class Connection:
                 self.close()
                 return True
         return self._read_content(b"")
+
+    def _begin_upload(self, request: Request) -> bool:
+        """The application is called now, and the content handed over as it comes."""
+        content = self.protocol.receive_content(b"")
+        if self.protocol.state == COMPLETE:
+            spool = Spool(self.loop.settings.content_memory_bytes)
+            spool.append(content)
+            return self.loop.crew.execute(Exchange(self, request, spool))
+        self.upload = upload = Upload(self, request.expects_continue)
+        exchange = Exchange(self, request, upload.inbox)
+        upload.start(exchange, content, request.expects_continue)
+        return self.loop.crew.execute(exchange)
 
     def _read_content(self, data: bytes) -> bool:
         protocol = self.protocol
@@ -249,6 +272,8 @@ class Connection:
         request = exchange.request
         if exchange.content_bytes:
             exchange.content.close()
+        if self.upload is not None:
+            self.upload.end()
         self.exchange = None
         if loop.observer is not None:
             loop.observer.finish(self, exchange)
@@ -348,7 +373,9 @@ class Connection:
         """The response was the last one. Unread input would turn the close into a reset, which
         can destroy the response on its way; a client that said close sends nothing more."""
         request = self.protocol.request
-        if request is not None and not request.keep_alive and not self.protocol.buffer:
+        protocol = self.protocol
+        unread = protocol.buffer or protocol.content_unread
+        if request is not None and not request.keep_alive and not unread:
             self.close()
         else:
             self.linger()
@@ -382,6 +409,8 @@ class Connection:
 
     def arm(self, mask: int) -> None:
         """Have the poller report the socket for `mask`, and the clock watch the deadline."""
+        if self.upload is not None:
+            mask |= self.upload.mask
         if mask != self.mask:
             poller = self.loop.poller
             fd = self.socket.fileno()
@@ -427,12 +456,16 @@ class Connection:
         self.state = WAITING
         self.exchange = None
         exchange.content.close()
+        if self.upload is not None:
+            self.upload.end()
         self.refuse(ProtocolError(status, reason, "RFC 9110 section 15.6.4"))
 
     def answer_timeout(self, exchange: Exchange) -> None:
         """RUNNING, and the right to answer was won from the thread: it sends nothing now."""
         self.state = WAITING
         self.exchange = None
+        if self.upload is not None:
+            self.upload.end()
         self.refuse(
             ProtocolError(
                 504, "the application took too long to answer", "RFC 9110 section 15.6.5"
@@ -446,6 +479,8 @@ class Connection:
         connection can get its number meanwhile.
         """
         self.broken = True
+        if self.upload is not None:
+            self.upload.fail(ClientDisconnected())
         self.arm(0)
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
@@ -507,6 +542,8 @@ class Connection:
             self.loop.observer.close(self)
         self.state = CLOSED
         self.broken = True
+        if self.upload is not None:
+            self.upload.end()
         try:
             self.arm(0)
         except (OSError, KeyError, ValueError) as error:  # whatever happens, the socket is closed

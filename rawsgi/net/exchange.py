@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
+from rawsgi.net.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, Request
 from rawsgi.protocol.response import Fields
 
@@ -50,7 +51,9 @@ class Exchange:
         "started",
     )
 
-    def __init__(self, connection: Connection, request: Request, spool: Spool | None) -> None:
+    def __init__(
+        self, connection: Connection, request: Request, spool: Spool | Inbox | None
+    ) -> None:
         # Fixed for the life of the exchange.
         self.connection = connection
         self.request = request
@@ -61,6 +64,9 @@ class Exchange:
         if spool is None:
             self.content = io.BytesIO()
             self.content_bytes = 0
+        elif isinstance(spool, Inbox):
+            self.content = spool
+            self.content_bytes = None
         else:
             self.content = spool.rewind()
             self.content_bytes = spool.length

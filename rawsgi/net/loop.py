@@ -154,6 +154,8 @@ class Loop:
         """Who looks on, if anybody. Set before the first connection is accepted."""
         self.on_signal = on_signal
         self.crew: Crew
+        self.streams_request = False
+        """Content is handed over while it arrives."""
         self.on_empty: Callable[[], None] = lambda: None
         """Called when the last connection has gone."""
         self.on_release: Callable[[], None] | None = None

@@ -62,7 +62,9 @@ class Worker:
             AccessLog() if settings.access_log else None,
             self._on_signal,
         )
-        loop.crew = Crew(loop, self._observe(Gateway(application).run), self._on_lost_thread)
+        gateway = Gateway(application, settings.stream_request)
+        loop.streams_request = gateway.streams_request
+        loop.crew = Crew(loop, self._observe(gateway.run), self._on_lost_thread)
         self._room = Room(loop, settings.connections)
         for listener in listeners:
             base = make_base(
@@ -80,7 +82,7 @@ class Worker:
         """Return the gateway's `run`, wrapped for whoever was asked to look on."""
         settings = self._settings
         self._relaxations = RelaxationLog()
-        if settings.allow:
+        if settings.allow and not settings.by_hand:  # where they are what was asked for
             run = self._relaxations.watch_runs(run)
         try:
             begin = plan_observation(settings)

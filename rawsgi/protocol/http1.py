@@ -314,6 +314,11 @@ class HTTP1:
             self.remarks.append(text)
 
     @property
+    def content_unread(self) -> bool:
+        """Not all of the request's content has been received."""
+        return self._decoder is not None
+
+    @property
     def reusable(self) -> bool:
         """After the response: the connection can carry another request."""
         return self._reuse
