@@ -90,7 +90,6 @@ class Schedule:
         self._check()
         self.steps += 1
         if self.steps > 200_000:
-            import traceback; traceback.print_stack(limit=8)
             raise self.fail(AssertionError("it goes on for ever"))
         if self.random.random() < self.switches:
             if self.leaps and self.random.random() < self.leaps / self.switches:

@@ -67,24 +67,40 @@ class Acceptor:
                     self.room.give_up(error)
                     return True
                 continue  # the client left before it was accepted
-            try:
-                sock.setblocking(False)
-                if self._tcp:
-                    if not _OPTIONS_INHERITED:
-                        set_options(sock)
-                    remote = address[0], str(address[1])
-                else:
-                    remote = "", ""
-            except OSError:
-                sock.close()
-                continue
-            if loop.observer is not None:
-                sock = loop.observer.wrap(sock, remote, self.base)
-            connection = Connection(loop, self, sock, remote)
-            loop.connections.add(connection)
-            if not connection.on_event(READ):
+            connection = self._admit(sock, address)
+            if connection is not None and not connection.on_event(READ):
                 return False
         return True
+
+    def _admit(self, sock: socket.socket, address: Any) -> Connection | None:
+        loop = self._loop
+        try:
+            sock.setblocking(False)
+            if self._tcp:
+                if not _OPTIONS_INHERITED:
+                    set_options(sock)
+                remote = address[0], str(address[1])
+            else:
+                remote = "", ""
+        except OSError:
+            sock.close()
+            return None
+        if loop.observer is not None:
+            sock = loop.observer.wrap(sock, remote, self.base)
+        connection = Connection(loop, self, sock, remote)
+        loop.connections.add(connection)
+        return connection
+
+    def admit_waiting(self) -> None:
+        """The worker is stopping: who has connected already is still answered."""
+        for _ in range(self._loop.settings.backlog):
+            try:
+                sock, address = self.socket.accept()
+            except OSError:
+                return
+            connection = self._admit(sock, address)
+            if connection is not None:
+                connection.arm(READ)
 
     def pause(self) -> None:
         """Stop watching: clients wait in the kernel's backlog."""

@@ -7,6 +7,7 @@ and client do.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, Any
 
+from rawsgi.logs import log
 from rawsgi.net.tap import Tap
 
 HIGH_WATERMARK_BYTES = 1 << 17
@@ -75,7 +77,8 @@ class FilePart:
         """Send some of it; return how many bytes. Raises `OSError`, also `BlockingIOError`."""
         sent = _send_file(sock, self.file, self.offset, min(self.count, _SEND_BYTES))
         if not sent:
-            raise OSError("the file became shorter while it was sent")
+            log.error("a file became shorter while it was sent: the response is cut")
+            raise OSError(errno.EIO, "the file became shorter while it was sent")
         self.offset += sent
         self.count -= sent
         return sent

@@ -59,10 +59,15 @@ class Clock:
         item.scheduled = None
 
     def expire_due(self, now: float) -> None:
-        """Call `expire` of every item whose deadline has passed."""
+        """Call `expire` of every item whose deadline has passed.
+
+        Once for each: an item that asks for an instant in the past has it at the next call.
+        """
         entries = self._entries
+        due = []
         while entries and (entries[0][0] <= now or entries[0][2].scheduled != entries[0][0]):
-            instant, _, item = heapq.heappop(entries)
+            due.append(heapq.heappop(entries))
+        for instant, _, item in due:
             if item.scheduled != instant:
                 continue  # forgotten, or an earlier instant took its place
             item.scheduled = None

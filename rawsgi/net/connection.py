@@ -561,11 +561,20 @@ class Connection:
         self.loop.release(self)
 
     def shutdown(self) -> None:
-        """The worker is stopping: end as soon as the request under way is answered."""
-        self.protocol.shutdown()
-        if self.state == WAITING and self.protocol.state == HEAD and not self.protocol.begun:
-            if not self.protocol.buffer:
-                self.close()
+        """The worker is stopping: end as soon as the request under way is answered.
+
+        An idle connection ends now, unless a request lies in its socket already.
+        """
+        protocol = self.protocol
+        protocol.shutdown()
+        if self.state != WAITING or protocol.state != HEAD or protocol.begun or protocol.buffer:
+            return
+        try:
+            if self.socket.recv(1, socket.MSG_PEEK):
+                return
+        except OSError:
+            pass  # nothing there, or nobody
+        self.close()
 
     def _discard_spool(self) -> None:
         if self.spool is not None:

@@ -122,7 +122,8 @@ class Exchange:
             return
         data = connection.protocol.send_head(status, fields, None, content)
         self.head_sent = True
-        self.sent_bytes = len(content)
+        if self.request.method != "HEAD":
+            self.sent_bytes = len(content)
         if connection.outbox is not None:  # the last response's rest is still on its way
             self._put(data)
             return
@@ -168,10 +169,11 @@ class Exchange:
         """
         protocol = self.connection.protocol
         data = protocol.send_data(block)
+        if data:
+            self.sent_bytes += len(block)
         if not self.head_sent:
             self.head_sent = True
             data = self._head + data
-        self.sent_bytes += len(block)
         if data:
             # Gathering is for what is followed by more; the last of a known length is not.
             self._send(data, self.gathers and protocol.wants_content)
@@ -223,6 +225,8 @@ class Exchange:
 
     def abort(self, reason: str) -> None:
         """The response cannot be ended: closing the connection is how the client notices."""
+        if not self.head_sent:
+            self.connection.protocol.code = 499  # for the access log: nothing was answered
         self.connection.protocol.abandon(reason)
         outbox = self.connection.outbox
         if outbox is not None:

@@ -58,26 +58,27 @@ class Overtime:
         """The clock: something may be due."""
         # In this order: who sees the member sees `called` as the member has set it.
         member: Member | None = exchange.member
-        age_s = now - exchange.called
+        called = exchange.called
         if member is None:
-            self._judge_waiting(exchange, age_s)
+            self._judge_waiting(exchange, now)
             return
         exchange.stop_gathering()
-        if self.timeout_s and age_s >= self.timeout_s:
-            self._time_out(exchange, member, age_s)
+        # Instants as `watch` has them: a difference may be rounded the other way.
+        if self.timeout_s and now >= called + self.timeout_s:
+            self._time_out(exchange, member, now - called)
             return
-        if self.slow_s and age_s >= self.slow_s and not exchange.slow_logged:
+        if self.slow_s and now >= called + self.slow_s and not exchange.slow_logged:
             exchange.slow_logged = True
             log.warning(
                 "%s has been running for %.1f s, just now here:\n%s",
-                describe(exchange), age_s, format_stack(member),
+                describe(exchange), now - called, format_stack(member),
             )  # fmt: skip
         self.watch(exchange)
 
-    def _judge_waiting(self, exchange: Exchange, age_s: float) -> None:
+    def _judge_waiting(self, exchange: Exchange, now: float) -> None:
         """It is queued, or a thread has just taken it. Where the time goes, the stacks of the
         running ones tell."""
-        overdue = bool(self.timeout_s) and age_s >= self.timeout_s
+        overdue = bool(self.timeout_s) and now >= exchange.called + self.timeout_s
         if overdue and self._crew.drop_queued(exchange):
             exchange.connection.refuse_queued(exchange, 503, "the request waited too long")
             return

@@ -143,11 +143,17 @@ class Worker:
         """The leader: accept no more, answer what is in flight, then end."""
         self._draining = True
         loop = self.loop
+        for acceptor in self._room.acceptors:
+            acceptor.admit_waiting()
         self._room.close()
+        for listener in self._listeners:
+            listener.close()  # who comes now is told so at once
         count = sum(connection.exchange is not None for connection in loop.connections)
         if count:
             log.info("stopping: %d request(s) in flight are answered first", count)
         loop.on_empty = self._finish
+        for connection in loop.connections:
+            connection.protocol.shutdown()  # all of them first: a response may end just now
         for connection in list(loop.connections):
             connection.shutdown()
         self.deadline = loop.now + self._settings.graceful_timeout_s
