@@ -127,7 +127,7 @@ FUNCTION_LINES = 60
 FOLDER_MODULES = 9
 
 LONG_MODULES: dict[str, tuple[int, str]] = {
-    "net/connection.py": (560, "the states of a connection and their events read as one table"),
+    "net/connection.py": (620, "the states of a connection and their events read as one table"),
     "net/crew.py": (580, "the hand-over of the loop is one argument; it cannot be told in halves"),
 }
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
@@ -135,7 +135,7 @@ LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
 }
 FULL_FOLDERS: dict[str, tuple[int, str]] = {
     "compare": (20, "a program of its own: its parts are one module each"),
-    "net": (15, "one module for each thing in the loop; the map of DESIGN has the main ones"),
+    "net": (17, "one module for each thing in the loop; the map of DESIGN has the main ones"),
     "wire": (11, "one module for each thing that is shown or kept"),
 }
 

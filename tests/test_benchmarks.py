@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -251,6 +252,19 @@ def test_page_is_replaced_between_its_marks_only() -> None:
     assert page.replace_section(after, section) == after
     with pytest.raises(ValueError):
         page.replace_section("no marks", section)
+
+
+def test_docs_are_written_beside_the_page(tmp_path: Path) -> None:
+    written = tmp_path / "benchmarks.md"
+    written.write_text(f"{page.BEGIN}\n{page.END}\n", encoding="utf-8")
+    page.write_docs(make_results(), page.describe_run(3, 2.0), written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "benchmarks.json",
+        "benchmarks.md",
+        "benchmarks.svg",
+    ]
+    assert "benchmarks.svg" in written.read_text(encoding="utf-8")
+    assert str(ROOT) not in written.read_text(encoding="utf-8")
 
 
 def test_documented_page_has_the_marks_and_names_every_workload() -> None:

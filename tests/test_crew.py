@@ -47,7 +47,7 @@ from tests.interleaving import Runner, Schedule, ScheduledLock, ScheduledQueue, 
 FILES = {module.__file__ for module in (crew_module, loop_module, overtime_module, parking_module)}
 
 # How an application behaves.
-FAST, SLOW, NEEDS_ANOTHER, STREAMS, STUCK_IN_PYTHON, STUCK_IN_C, RAISES = range(7)
+FAST, SLOW, NEEDS_NEXT, NEEDS_FIRST, STREAMS, STUCK_IN_PYTHON, STUCK_IN_C, RAISES = range(8)
 
 
 class Table(list[Any]):
@@ -91,6 +91,8 @@ class Queue(deque[Exchange]):
 
     def remove(self, exchange: Exchange) -> None:
         self._play.schedule.step()
+        if self._play.random() < 0.3:
+            raise IndexError("deque mutated during remove().")  # somebody took another one
         super().remove(exchange)
 
 
@@ -190,6 +192,7 @@ class Connection:
         self.state = WAITING
         self.exchange: Exchange | None = None
         self.outbox: Outbox | None = None
+        self.unsent = b""
         self.broken = False
 
     def begin(self) -> bool:
@@ -217,6 +220,7 @@ class Connection:
         self.play.demand(self.state == RUNNING, "finished without being run")
         self.exchange = None
         self.outbox = None
+        self.unsent = b""
         self.state = WAITING
         self.play.decide(number_of(exchange), "cut" if self.broken else "finished")
         if self.requests and not self.broken:
@@ -224,8 +228,19 @@ class Connection:
         else:
             self._end()
 
+    def send_unsent(self) -> None:
+        runner = self.play.schedule.current
+        self.play.demand(bool(self.unsent), "nothing to send")
+        self.play.demand(runner in self.play.senders, "another thread's response")
+        self.unsent = b""
+
     def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
-        self.play.check_leads("refuse")
+        play = self.play
+        play.check_leads("refuse")
+        full = "full" in reason and play.queue < 100
+        no_thread = "thread" in reason and play.start_failures > 0
+        overdue = "too long" in reason and play.timeout_s > 0
+        play.demand(full or no_thread or overdue, f"refused without need: {reason}")
         self.play.demand(exchange.member is None, "refused while it runs")
         self.exchange = None
         self.state = WAITING
@@ -255,6 +270,9 @@ class Connection:
                 self.state = WAITING
                 self.play.decide(number_of(exchange), "dropped")
                 self._end()
+            else:
+                queue = self.loop.crew._queue
+                self.play.demand(exchange not in queue, "it was said to have been taken")
         return True
 
     def catch_up(self) -> bool:
@@ -290,6 +308,7 @@ class Play:
         self.timeout_s = choose((0.0, 0.0, 0.05))
         self.start_failures = choose((0.0, 0.0, 0.0, 0.3, 1.0))
         self.queue = choose((0, 1, 100, 100))
+        self.idle_looks = choose((1, 2, 20))
         self.holder: Any = None
         self.events: deque[tuple[float, Callable[[], bool]]] = deque()
         self._reported: dict[int, Callable[[], bool]] = {}
@@ -299,6 +318,8 @@ class Play:
         self.runs: dict[int, int] = {}
         self.inside: dict[Runner, Exchange] = {}
         """Who runs an application just now."""
+        self.senders: set[Runner] = set()
+        """Who has a response to send, since it ran the application."""
         self.overdue = 0
         """Readmitted above the limit, because nobody moved for long."""
         self.finishing = False
@@ -358,12 +379,15 @@ class Play:
         self.behaviours = [random.choice(kinds) for _ in range(count)]
         if not self.start_failures and self.queue == 100:
             for _ in range(random.randint(0, self.limit - 1)):
-                self.behaviours[random.randrange(count - 1)] = NEEDS_ANOTHER
+                self.behaviours[random.randrange(count - 1)] = NEEDS_NEXT
+            if self.limit > 1 and not self.timeout_s and random.random() < 0.1:
+                self.behaviours = [STREAMS] + [NEEDS_FIRST] * self.limit + [FAST]
+                count = len(self.behaviours)
         at = 0.0
         number = 0
         while number < count:
             requests = list(range(number, min(number + random.choice((1, 1, 2, 3)), count)))
-            if any(self.behaviours[n] == NEEDS_ANOTHER for n in requests):
+            if any(self.behaviours[n] in (NEEDS_NEXT, NEEDS_FIRST) for n in requests):
                 requests = requests[:1]
             number += len(requests)
             connection = Connection(self, requests)
@@ -371,7 +395,7 @@ class Play:
             if random.random() < 0.3:
                 self.add_event(at + random.random() * 0.03, connection.leave)
             if random.random() < 0.5:
-                at += random.choice((0.0, 0.001, 0.02, 0.3))
+                at += random.choice((0.0, 0.001, 0.005, 0.01, 0.011, 0.02, 0.3))
 
     def add_event(self, at: float, act: Callable[[], bool]) -> None:
         self.events.append((at, act))
@@ -414,7 +438,9 @@ class Play:
                 if self.random() < 0.2:
                     raise
             schedule.step()
-            self._claim(exchange)
+            if self._claim(exchange) and self.random() < 0.5:
+                exchange.connection.unsent = b"response"
+                self.senders.add(me)
         finally:
             del self.inside[me]
 
@@ -433,8 +459,10 @@ class Play:
         number = number_of(exchange)
         if behaviour == SLOW:
             schedule.sleep(schedule.random.choice((0.001, 0.007, 0.02)))
-        elif behaviour == NEEDS_ANOTHER:
-            schedule.wait(lambda: self._is_decided(number + 1), None, f"need {number + 1}")
+        elif behaviour == NEEDS_NEXT:
+            schedule.wait(lambda: number + 1 in self.outcomes, None, f"need {number + 1}")
+        elif behaviour == NEEDS_FIRST and 0 in self.runs:
+            schedule.wait(lambda: 0 in self.outcomes, None, "need 0")
         elif behaviour == STREAMS:
             for _ in range(schedule.random.randint(1, 3)):
                 self._wait_for_client(exchange)
@@ -450,16 +478,14 @@ class Play:
         else:
             schedule.step()
 
-    def _is_decided(self, number: int) -> bool:
-        return number in self.outcomes
-
     def _wait_for_client(self, exchange: Exchange) -> None:
         """What `Exchange.send_data` does when the client is too far behind."""
         connection: Any = exchange.connection
         if connection.broken or not self._claim(exchange):
             return
         connection.outbox = outbox = Outbox()
-        self.add_event(self.schedule.now + self.random() * 0.03, connection.catch_up)
+        delay_s = self.schedule.random.choice((0.0, 0.01, 0.03, 0.1))
+        self.add_event(self.schedule.now + delay_s, connection.catch_up)
         if exchange.gathers and self.random() < 0.5:
             exchange.gathers = False  # it is asked before it is known
         self.crew.parking.announce(exchange)
@@ -589,11 +615,20 @@ class Stage:
             crew_module, "absorb_interruption", lambda: self.play.absorb_interruption()
         )
         monkeypatch.setattr(Parking, "expire", expire)
+        monkeypatch.setattr(crew_module, "_IDLE_LOOKS", 20)
         monkeypatch.setattr(log, "disabled", True)
+        monkeypatch.setattr(crew_module, "log", self)
+
+    def error(self, text: str, *_: object, **__: object) -> None:
+        """What the crew writes to its log."""
+        self.play.demand("the loop has failed" not in text, text)
+
+    critical = error
 
     def run(self, seed: int) -> Play:
         """Run one schedule; AssertionError with its seed when an invariant does not hold."""
         self.play = play = Play(seed)
+        crew_module._IDLE_LOOKS = play.idle_looks  # type: ignore[misc]
         try:
             play.set_up()
             play.plan()

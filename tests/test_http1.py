@@ -77,6 +77,7 @@ def test_situation(situation: str) -> None:
     connection = reach(situation)
     assert (connection.state, connection.begun) == (state, begun)
     assert (connection.request is not None) == (state != HEAD)
+    assert connection.content_unread == (state == CONTENT)
     assert not connection.reusable
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -683,6 +684,80 @@ def test_colour_and_a_unix_socket(value: str, coloured: bool, tmp_path: Path) ->
         text = wait_for(server, "times in ms")
     assert ("\x1b[32m" in text) is coloured
     assert "a client connected" in text
+
+
+STREAMING = """\
+import time
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/stream":
+        start_response("200 OK", [])
+        for block in iter(lambda: environ["wsgi.input"].readline(), b""):
+            yield block
+    elif path == "/large":
+        start_response("200 OK", [("Content-Length", "8000000")])
+        yield b"x" * 8_000_000
+    elif path == "/late":
+        time.sleep(0.5)
+        start_response("200 OK", [])
+        yield b"late"
+    else:
+        start_response("200 OK", [])
+        for number in range(2000):
+            yield b"%04d\\n" % number * 200
+"""
+
+
+@pytest.fixture
+def streaming(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "streaming.py").write_text(STREAMING)
+    flags = ("--wire", "--stream-request", "--threads", "3")
+    with serve("streaming:app", *flags, cwd=tmp_path) as running:
+        yield running
+
+
+def test_content_that_arrives_while_the_application_runs(streaming: Server) -> None:
+    with streaming.connect() as client:
+        client.sendall(b"POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\none\n")
+        text = wait_for(streaming, "> POST /stream")
+        client.sendall(b"two\n")
+        text = wait_for(streaming, "#1.1 * times")
+    sent = re.findall(r"^#1\.1 > (.*)$", text, re.MULTILINE)
+    assert sent[-2:] == [r"one\n", r"two\n"]
+    assert "closed because content of the request is unread" in text
+
+
+def test_a_slow_reader(streaming: Server) -> None:
+    with streaming.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        text = wait_for(streaming, "#1.1 >")
+        assert "#1.1 * times" not in text
+        received = 100
+        while received < 8_000_000:
+            received += len(client.recv(1 << 20))
+        text = wait_for(streaming, "#1.1 * times", "#1.2 > GET /info")
+    assert "... 7,998,848 bytes not shown (--wire-full shows all) ..." in text
+
+
+@pytest.mark.parametrize("target", [b"/large", b"/blocks"])
+def test_a_reader_who_leaves(streaming: Server, target: bytes) -> None:
+    with streaming.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    text = wait_for(streaming, "#1.1 * times")
+    assert "#1.1 * failed: the client left within the response" in text
+
+
+def test_an_answer_that_comes_too_late(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(STREAMING)
+    with serve("late:app", "--wire", "--request-timeout", "100ms", cwd=tmp_path) as server:
+        answer = server.exchange(GET.replace(b"info", b"late"))
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        text = wait_for(server, "#1.1 * times")
+    assert "#1.1 * refused with 504 by RFC 9110 section 15.6.5: the application took" in text
 
 
 def test_looking_on_changes_no_answer(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class Connection:
         "socket",
         "spool",
         "state",
+        "unsent",
         "upload",
     )
 
@@ -95,6 +96,8 @@ class Connection:
         self.exchange: Exchange | None = None
         """The exchange that is queued or runs."""
         # For one response.
+        self.unsent: list[bytes] = []
+        """A whole response that is ready to leave: the one who pops it sends it."""
         self.outbox: Outbox | None = None
         """What the socket did not take; with its own lock (see `buffers`)."""
         self.progress = 0
@@ -267,6 +270,8 @@ class Connection:
 
     def finish(self, exchange: Exchange) -> None:
         """RUNNING: the thread has handed the exchange back, or this thread ran it."""
+        if self.unsent:
+            self.send_unsent()
         protocol = self.protocol
         loop = self.loop
         request = exchange.request
@@ -304,6 +309,24 @@ class Connection:
             self.state = FLUSHING
             self.progress = -1
             self.flush()
+
+    def send_unsent(self) -> None:
+        """RUNNING: send the response that the application has given whole. The thread that ran
+        the request, or the leader once it has the exchange back or has taken over."""
+        try:
+            data = self.unsent.pop()
+        except IndexError:
+            return
+        try:
+            sent = self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.broken = True
+            return
+        if sent != len(data):
+            self.outbox = outbox = Outbox()
+            outbox.put(memoryview(data)[sent:])
 
     def watch_outbox(self) -> None:
         """RUNNING: the thread has put into the outbox what the socket did not take."""

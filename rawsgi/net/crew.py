@@ -177,13 +177,18 @@ class Crew:
         except IndexError:
             me.leads = False
             me.exchange = None
+            if connection.unsent:
+                connection.send_unsent()
             self.loop.post(self._take_back, exchange)
             return False
         if self.leader is not me:
             self._lead_again(me, exchange)
         me.exchange = None
         exchange.member = None
-        connection.finish(exchange)
+        if self.loop.ready and connection.unsent and self._delay_s == LONGEST_DELAY_S:
+            self.loop.defer(exchange)
+        else:
+            connection.finish(exchange)
         return True
 
     def _settle(self, me: Member) -> bool:
@@ -482,6 +487,8 @@ class Crew:
         except BaseException as error:
             self._end_failed(exchange, error)
         if self._settle(me):
+            if exchange.connection.unsent:
+                exchange.connection.send_unsent()
             self.loop.post(self._take_back, exchange)
 
     def _stand_by(self, me: Member) -> Order | Exchange:

@@ -124,19 +124,7 @@ class Exchange:
         self.head_sent = True
         if self.request.method != "HEAD":
             self.sent_bytes = len(content)
-        if connection.outbox is not None:  # the last response's rest is still on its way
-            self._put(data)
-            return
-        try:
-            sent = connection.socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            connection.broken = True
-            return
-        if sent != len(data):
-            connection.outbox = outbox = Outbox()
-            outbox.put(memoryview(data)[sent:])
+        connection.unsent.append(data)
 
     def _send_large_response(self, status: str, fields: Fields, content: bytes) -> None:
         """Head and content leave side by side: the content is not copied."""
@@ -175,8 +163,12 @@ class Exchange:
             self.head_sent = True
             data = self._head + data
         if data:
-            # Gathering is for what is followed by more; the last of a known length is not.
-            self._send(data, self.gathers and protocol.wants_content)
+            if not self.gathers:
+                self._send(data, False)
+            elif protocol.wants_content or self.connection.outbox is not None:
+                self._send(data, True)
+            else:
+                self.connection.unsent.append(data)  # the whole: it leaves when this returns
 
     def send_end(self) -> None:
         """End the response. Raises `ClientDisconnected`."""
@@ -310,6 +302,9 @@ class Exchange:
         thread had just begun to gather; by then it sees `gathers`.
         """
         self.gathers = False
+        if self.connection.unsent:
+            self.connection.send_unsent()
+            self.connection.watch_outbox()
         outbox = self.connection.outbox
         if outbox is not None and outbox.gathering:
             with outbox.lock:

@@ -30,6 +30,8 @@ from rawsgi.protocol.response import HeadEncoder
 
 # While requests run in other threads Date goes on; a stalled log is tried again as often.
 _TICK_S = 1.0
+# How long a response may wait for others to leave with.
+_DEFER_S = 0.001
 # The poller takes milliseconds as an int of C; some settings may be longer than that.
 _LONGEST_POLL_S = 86400.0
 
@@ -170,7 +172,11 @@ class Loop:
         """Set once: whoever leads returns."""
         self.resumed: deque[Connection] = deque()
         """Connections that have a next request in their buffer."""
-        self._ready: list[tuple[int, int]] = []
+        self.ready: list[tuple[int, int]] = []
+        """What the poller reported and nobody has seen to yet, in reverse."""
+        self.deferred: list[Exchange] = []
+        """Complete exchanges whose responses leave together."""
+        self.defer_until = 0.0
         self._posts: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._next_second = 0.0
         self._waker = Waker(self)
@@ -186,8 +192,10 @@ class Loop:
         crew = self.crew
         clock = self.clock
         me = crew.leader
+        if self.deferred:
+            self.finish_deferred()  # of the last leader, which is busy now
         while not self.finished:
-            ready = self._ready
+            ready = self.ready
             while ready:
                 fd, events = ready.pop()
                 handler = handlers.get(fd)
@@ -200,6 +208,8 @@ class Loop:
                     if not me.leads:
                         raise
                     self.contain(handler, error)
+            if self.deferred:
+                self.finish_deferred()
             if self.resumed and not self._resume():
                 return True
             if self._posts:
@@ -215,13 +225,35 @@ class Loop:
                 timeout_s = 0.0
             elif (crew.running or stalled) and not 0 <= timeout_s <= _TICK_S:
                 timeout_s = _TICK_S
-            ready = self._ready = self.poller.poll(timeout_s)
+            ready = self.ready = self.poller.poll(timeout_s)
             now = self.now = monotonic()
             if now >= self._next_second:
                 self._tell_date()
             if now >= clock.soonest:
                 clock.expire_due(now)
         return False
+
+    def defer(self, exchange: Exchange) -> None:
+        """Send this response together with those of the requests that came with it.
+
+        Each send may wake a client up, which costs the sender; clients that are awake already
+        cost little. Nobody waits longer than a millisecond for it, or than the standby does.
+        """
+        now = monotonic()
+        if not self.deferred:
+            self.defer_until = now + _DEFER_S
+        self.deferred.append(exchange)
+        if now >= self.defer_until:
+            self.finish_deferred()
+
+    def finish_deferred(self) -> None:
+        deferred, self.deferred = self.deferred, []
+        for exchange in deferred:
+            connection = exchange.connection
+            try:
+                connection.finish(exchange)
+            except Exception as error:
+                self.contain(connection, error)
 
     def post(self, function: Callable[[Any], object], argument: Any) -> None:
         """Any thread: have the leader call `function(argument)` soon."""

@@ -91,7 +91,9 @@ class HTTP1:
         parser = self._parser
         if buffer:
             buffer += data
-            end = buffer.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
+            end = -1
+            if "bare-lf" not in parser.allow:  # where it is, the next CRLF can be far away
+                end = buffer.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
             data = bytes(buffer[: end + 4]) if end >= 0 else b""
         else:
             end = data.find(b"\r\n\r\n", 0, parser.limits.head_bytes)
