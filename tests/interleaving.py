@@ -3,7 +3,8 @@
 Why it exists: what threads may do to each other is not found by waiting for it. Here the threads
 are real and so is the code that they run, but only one of them moves at a time. At every line of
 the files under test, and at everything that may block, the schedule may hand over to another
-one. Time is virtual: it passes when nobody can move, or in a leap whenever the schedule likes.
+one. Time is virtual: it passes when nobody can move. Any thread may stall at any step, while time
+passes for the others, as when a system is busy with something else.
 Its rule: the same seed gives the same run, whatever the machine does.
 """
 
@@ -18,6 +19,9 @@ from collections.abc import Callable, Collection
 from queue import Empty
 from types import FrameType
 from typing import Any
+
+STALLED = "stalled"
+"""`Runner.blocked_on` of a thread that the system does not let run for a while."""
 
 # Long enough for anything but a bug of this file.
 _STUCK_S = 60.0
@@ -65,8 +69,8 @@ class Schedule:
         self.now = 0.0
         self.switches = self.random.choice((0.01, 0.03, 0.1, 0.3))
         """Probability of a hand-over at each step."""
-        self.leaps = self.random.choice((0.0, 0.0, 0.002, 0.01))
-        """Probability of a leap in time at each step."""
+        self.stalls = self.random.choice((0.0, 0.002, 0.01, 0.03))
+        """Probability of a stall at each step: the thread rests while time passes for others."""
         self.main = Runner("main")
         self.current = self.main
         self.runners = [self.main]
@@ -91,9 +95,10 @@ class Schedule:
         self.steps += 1
         if self.steps > 200_000:
             raise self.fail(AssertionError("it goes on for ever"))
-        if self.random.random() < self.switches:
-            if self.leaps and self.random.random() < self.leaps / self.switches:
-                self.now += self.random.choice((0.0006, 0.003, 0.006, 0.03))
+        number = self.random.random()
+        if number < self.stalls:
+            self.wait(lambda: False, self.random.choice((0.0006, 0.003, 0.006, 0.03)), STALLED)
+        elif number < self.stalls + self.switches:
             self._hand_over()
 
     def wait(

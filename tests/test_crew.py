@@ -42,7 +42,14 @@ from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import Limits
 from rawsgi.protocol.response import HeadEncoder
 from tests.conversation import choose_seed
-from tests.interleaving import Runner, Schedule, ScheduledLock, ScheduledQueue, ScheduledThread
+from tests.interleaving import (
+    STALLED,
+    Runner,
+    Schedule,
+    ScheduledLock,
+    ScheduledQueue,
+    ScheduledThread,
+)
 
 FILES = {module.__file__ for module in (crew_module, loop_module, overtime_module, parking_module)}
 
@@ -192,7 +199,7 @@ class Connection:
         self.state = WAITING
         self.exchange: Exchange | None = None
         self.outbox: Outbox | None = None
-        self.unsent = b""
+        self.unsent: list[bytes] = []
         self.broken = False
 
     def begin(self) -> bool:
@@ -218,9 +225,10 @@ class Connection:
         self.play.check_leads("finish")
         self.play.demand(self.exchange is exchange, "not its exchange")
         self.play.demand(self.state == RUNNING, "finished without being run")
+        if self.unsent:
+            self.send_unsent()
         self.exchange = None
         self.outbox = None
-        self.unsent = b""
         self.state = WAITING
         self.play.decide(number_of(exchange), "cut" if self.broken else "finished")
         if self.requests and not self.broken:
@@ -229,10 +237,12 @@ class Connection:
             self._end()
 
     def send_unsent(self) -> None:
-        runner = self.play.schedule.current
-        self.play.demand(bool(self.unsent), "nothing to send")
-        self.play.demand(runner in self.play.senders, "another thread's response")
-        self.unsent = b""
+        """Whoever is first sends."""
+        if self.unsent:
+            self.unsent.pop()
+
+    def watch_outbox(self) -> None:
+        self.play.check_leads("watch an outbox")
 
     def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
         play = self.play
@@ -318,8 +328,9 @@ class Play:
         self.runs: dict[int, int] = {}
         self.inside: dict[Runner, Exchange] = {}
         """Who runs an application just now."""
-        self.senders: set[Runner] = set()
-        """Who has a response to send, since it ran the application."""
+        self.begun: dict[Runner, float] = {}
+        """When the application was called that it runs, or ran last."""
+        self.overlong: set[int] = set()
         self.overdue = 0
         """Readmitted above the limit, because nobody moved for long."""
         self.finishing = False
@@ -362,6 +373,8 @@ class Play:
     def interrupt(self, ident: int) -> None:
         runner = next(r for r in self.schedule.runners if id(r) == ident)
         self.demand(not runner.done, "interrupted after its end")
+        age_s = self.schedule.now - self.begun[runner]
+        self.demand(age_s > self.timeout_s - 1e-6, f"interrupted after {age_s} s")
         self.demand(runner.pending is None, "interrupted twice")
         runner.pending = RequestTimeout
 
@@ -431,6 +444,7 @@ class Play:
         self.demand(number not in self.outcomes, "run after it was decided")
         self.demand(me not in self.inside, "one thread in two applications")
         self.inside[me] = exchange
+        self.begun[me] = exchange.called
         try:
             try:
                 self._behave(exchange, self.behaviours[number])
@@ -439,10 +453,12 @@ class Play:
                     raise
             schedule.step()
             if self._claim(exchange) and self.random() < 0.5:
-                exchange.connection.unsent = b"response"
-                self.senders.add(me)
+                exchange.connection.unsent.append(b"response")
+                schedule.step()
         finally:
             del self.inside[me]
+            if self.timeout_s and schedule.now - self.begun[me] > 1.0:
+                self.overlong.add(number)
 
     def _claim(self, exchange: Exchange) -> bool:
         """Begin to answer; False: too late."""
@@ -467,10 +483,10 @@ class Play:
             for _ in range(schedule.random.randint(1, 3)):
                 self._wait_for_client(exchange)
         elif behaviour == STUCK_IN_PYTHON:
-            schedule.wait(lambda: schedule.current.pending, 0.4, "stuck in Python")
+            schedule.wait(lambda: schedule.current.pending, 2.0, "stuck in Python")
             schedule.deliver()
         elif behaviour == STUCK_IN_C:
-            schedule.sleep(0.2)
+            schedule.sleep(2.0)
             schedule.deliver()
         elif behaviour == RAISES:
             schedule.step()
@@ -520,7 +536,7 @@ class Play:
     def check_progress(self) -> None:
         """Nobody can move before time passes: is that right?"""
         crew = self.crew
-        if self.finishing:
+        if self.finishing or any(r.blocked_on == STALLED for r in self.schedule.runners):
             return
         if self.holder is None:
             standby = crew.standby
@@ -563,6 +579,8 @@ class Play:
     def decide(self, number: int, outcome: str) -> None:
         before = self.outcomes.get(number)
         self.demand(before is None, f"{number} was {before}, and then {outcome}")
+        if outcome == "finished":
+            self.demand(number not in self.overlong, f"{number} should have timed out")
         self.outcomes[number] = outcome
 
     def note_lost(self, lost: int) -> None:

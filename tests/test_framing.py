@@ -49,9 +49,6 @@ LIMITS = Limits()
                 ",",
                 "chunked,",
                 ",chunked",
-                "gzip",
-                "identity",
-                "xchunked",
                 "chunked, chunked",
                 "chunked, gzip",
                 "chunked;a=b",
@@ -62,7 +59,7 @@ LIMITS = Limits()
                 "\x0bchunked",
             ]
         ),
-        *((None, text, -501) for text in ["gzip, chunked", "identity,chunked", "a;b=c , chunked"]),
+        *((None, text, -501) for text in ["gzip", "xchunked", "gzip, chunked", "identity,chunked", "a;b=c , chunked"]),
         ("0", "chunked", -400),
         ("5", "gzip", -400),
         ("x", "chunked", -400),

@@ -242,7 +242,9 @@ REFUSED: dict[str, tuple[bytes, int, str, int | None]] = {
     "a coding in HTTP/1.0": (
         b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "HTTP/1.0", None,
     ),
-    "gzip alone": (GET + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 400, "not the last", None),
+    "gzip alone": (
+        GET + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501, "only transfer coding", None,
+    ),
     "chunked not last": (
         GET + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n", 400, "not the last", None,
     ),

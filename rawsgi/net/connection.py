@@ -36,9 +36,9 @@ WAITING, QUEUED, RUNNING, FLUSHING, LINGERING, CLOSED = range(6)
 READ, WRITE = 1, 4
 
 RECEIVE_BYTES = 1 << 16
-_RECEIVE_CONTENT_BYTES = 1 << 18
-# Reads of one upload before other connections have their turn.
-_READS_IN_A_ROW = 8
+_RECEIVE_CONTENT_BYTES = 1 << 17
+# How long one upload is read before other connections have their turn.
+_READING_S = 0.005
 
 
 class Connection:
@@ -172,7 +172,8 @@ class Connection:
     def _await_head(self) -> None:
         """Part of a head has come: the head as a whole has one deadline, which bytes do not
         move. A client cannot hold a connection by sending a byte now and then."""
-        self.deadline = min(self.deadline, self.loop.now + self.loop.settings.head_timeout_s)
+        if self.protocol.begun:
+            self.deadline = min(self.deadline, self.loop.now + self.loop.settings.head_timeout_s)
         self.arm(READ)
 
     def _begin_content(self, request: Request) -> bool:
@@ -205,7 +206,7 @@ class Connection:
         protocol = self.protocol
         spool = self.spool
         assert spool is not None
-        reads = 0
+        ends_at = monotonic() + _READING_S
         while True:
             content = protocol.receive_content(data)
             if content:
@@ -220,9 +221,8 @@ class Connection:
                 self.spool = None
                 assert protocol.request is not None
                 return self.loop.crew.execute(Exchange(self, protocol.request, spool))
-            if reads == _READS_IN_A_ROW:
+            if monotonic() >= ends_at:
                 break  # more may be there: others first, the poller reports it again
-            reads += 1
             try:
                 data = self.socket.recv(_RECEIVE_CONTENT_BYTES)
             except (BlockingIOError, InterruptedError):

@@ -23,6 +23,8 @@ Section = tuple[dict[str, str], int, bool, bool]
 
 _CACHED_LINES = 2048
 _CACHED_LINE_BYTES = 512
+_CACHED_NAMES = 512
+_CACHED_NAME_BYTES = 64
 _CACHED_SECTIONS = 512
 _CACHED_SECTION_BYTES = 2048
 
@@ -35,13 +37,15 @@ _CR = 0x0D
 class HeadParser:
     """Request heads under one set of limits. One per worker, shared by its connections."""
 
-    __slots__ = ("_field_lines", "allow", "limits", "sections", "start_lines")
+    __slots__ = ("_field_lines", "_variables", "allow", "limits", "sections",
+                 "start_lines")  # fmt: skip
 
     def __init__(self, limits: Limits, allow: frozenset[str] = frozenset()) -> None:
         self.limits = limits
         self.allow = allow
         self.start_lines: dict[bytes, StartLine] = {}
         self._field_lines: dict[bytes, tuple[str, str]] = {}
+        self._variables: dict[bytes, str] = {}
         self.sections: tuple[dict[bytes, Section], dict[bytes, Section]] = ({}, {})
 
     def accept_start_line(self, raw: bytes) -> StartLine | None:
@@ -63,15 +67,20 @@ class HeadParser:
             return None
         if "underscores" in self.allow and any(has_underscore(line) for line in lines):
             return None  # allowed, and to be told
-        get = self._field_lines.get
+        found = list(map(self._field_lines.get, lines))
+        is_known = None not in found
         try:
-            pairs = [get(line) or self.parse_field_line(line) for line in lines]
+            pairs = [
+                pair or self.parse_field_line(line)
+                for line, pair in zip(lines, found, strict=True)
+            ]
             section = build_section(pairs, minor, self.limits, self.allow)
         except ProtocolError:
             return None
         if minor and "HTTP_HOST" not in section[0]:
             return None  # allowed, and to be told
-        if len(raw) <= _CACHED_SECTION_BYTES:
+        # A line that is new every time, such as a cookie, does not turn the cache over.
+        if is_known and len(raw) <= _CACHED_SECTION_BYTES:
             cache = self.sections[minor]
             if len(cache) >= _CACHED_SECTIONS:
                 cache.clear()
@@ -90,18 +99,29 @@ class HeadParser:
         if match is None:
             raise explain_field_line(line)
         name, value = match.groups()
-        variable = name.decode("ascii").upper().replace("-", "_")
-        if b"_" in name and ("underscores" not in self.allow or variable in _FRAMING_VARIABLES):
-            # X_Forwarded_For would become the same variable as X-Forwarded-For.
-            variable = ""
-        elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            variable = "HTTP_" + variable
+        variable = self._variables.get(name)
+        if variable is None:
+            variable = self._name_variable(name)
         pair = variable, value.strip(b" \t").decode("latin-1")
         if len(line) <= _CACHED_LINE_BYTES:
             if len(self._field_lines) >= _CACHED_LINES:
                 self._field_lines.clear()
             self._field_lines[line] = pair
         return pair
+
+    def _name_variable(self, name: bytes) -> str:
+        """Return the CGI variable of a field name (RFC 3875 section 4.1.18), "" for none."""
+        variable = name.decode("ascii").upper().replace("-", "_")
+        if b"_" in name and ("underscores" not in self.allow or variable in _FRAMING_VARIABLES):
+            # X_Forwarded_For would become the same variable as X-Forwarded-For.
+            variable = ""
+        elif variable not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            variable = "HTTP_" + variable
+        if len(name) <= _CACHED_NAME_BYTES:
+            if len(self._variables) >= _CACHED_NAMES:
+                self._variables.clear()
+            self._variables[name] = variable
+        return variable
 
 
 class HeadReader:
@@ -275,11 +295,11 @@ def build_section(
     fields.pop("", None)  # the names with an underscore
     _check_host(fields, minor, allow)
     content_length = find_content_length(fields, minor, limits)
-    options = [
-        option.strip(" \t") for option in fields.get("HTTP_CONNECTION", "").lower().split(",")
-    ]
     # RFC 9112 section 9.3
-    keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+    keep_alive = minor == 1
+    if "HTTP_CONNECTION" in fields:
+        options = [option.strip(" \t") for option in fields["HTTP_CONNECTION"].lower().split(",")]
+        keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
     expects_continue = _check_expectation(fields, minor) and content_length != 0
     return fields, content_length, keep_alive, expects_continue
 

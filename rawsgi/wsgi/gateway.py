@@ -162,7 +162,12 @@ class Gateway:
             result = self._application(environ, start)
             kind = type(result)
             if (kind is list or kind is tuple) and not exchange.head_sent:
-                self._send_list(exchange, start, result)
+                if start.status is None:
+                    raise no_start()
+                if len(result) == 1 and type(result[0]) is bytes:
+                    exchange.send_response(start.status, start.fields, result[0])
+                else:
+                    exchange.send_response(start.status, start.fields, join_blocks(result))
             elif kind is FileWrapper and not exchange.head_sent and (span := result.find_span()):
                 if start.status is None:
                     raise no_start()
@@ -179,23 +184,6 @@ class Gateway:
             start.exchange = ENDED
             if result is not None and type(result) is not list:
                 close_result(exchange, result)
-
-    def _send_list(self, exchange: Exchange, start: StartResponse, blocks: list[bytes]) -> None:
-        """All the blocks are here already: their length is known, and joined none is delayed.
-
-        Sent one by one they would hold this thread for as long as the client takes.
-        """
-        if start.status is None:
-            raise no_start()
-        if len(blocks) == 1:
-            content = blocks[0]
-            if type(content) is not bytes:
-                content = check_block(content)
-        else:
-            content = b"".join(
-                [block if type(block) is bytes else check_block(block) for block in blocks]
-            )
-        exchange.send_response(start.status, start.fields, content)
 
     def _send_blocks(self, exchange: Exchange, start: StartResponse, result: Any) -> None:
         """Each block leaves before the next one is asked for (PEP 3333, "Buffering")."""
@@ -240,6 +228,14 @@ class Gateway:
         else:
             status = f"{reason.status} {reason_phrase(reason.status)}"
             answer(exchange, status, f"{status}\n{reason.reason}\n".encode())
+
+
+def join_blocks(blocks: list[bytes]) -> bytes:
+    """All the blocks are here already: their length is known, and joined none is delayed.
+
+    Sent one by one they would hold the thread for as long as the client takes.
+    """
+    return b"".join([block if type(block) is bytes else check_block(block) for block in blocks])
 
 
 def check_block(block: object) -> bytes:

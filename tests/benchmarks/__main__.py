@@ -86,6 +86,8 @@ def measure(argv: Sequence[str]) -> int:
         arguments.json.write_text(write_json(results, about), encoding="utf-8")
     if arguments.svg:
         arguments.svg.write_text(write_svg(results), encoding="utf-8")
+    if results.interrupted:
+        return 130
     if arguments.write_docs:
         write_docs(results, about)
     return 1 if any(failure["server"] == "rawsgi" for failure in results.failures) else 0

@@ -105,6 +105,8 @@ def run_checks(
         part = run_rounds(present, [WORKLOADS[workload]], plan, progress)
         results.rounds.update(part.rounds)
         results.failures += part.failures
+        if part.interrupted:
+            break
     return demands, results
 
 

@@ -63,20 +63,34 @@ def run_rounds(
     """Measure everything. A server that fails in a round is noted and the rest goes on."""
     raise_descriptor_limit()
     results = Results()
-    with file_to_send() as environment:
-        for workload in workloads:
-            for number in range(plan.rounds):
-                for server in servers:
-                    if server.name == "floor" and not workload.floor:
-                        continue
-                    progress(f"{workload.name}: round {number + 1} of {plan.rounds}, {server.name}")
-                    try:
-                        figures = measure(server, workload, plan, number, environment)
-                    except (ServerError, LoadError, OSError, subprocess.SubprocessError) as error:
-                        results.note_failure(workload.name, server.name, number, str(error))
-                    else:
-                        results.add(workload.name, server.name, number, figures)
+    try:
+        with file_to_send() as environment:
+            for workload in workloads:
+                _run_workload(servers, workload, plan, environment, results, progress)
+    except KeyboardInterrupt:
+        results.interrupted = True  # what was measured so far is still worth showing
     return results
+
+
+def _run_workload(
+    servers: Sequence[Server],
+    workload: Workload,
+    plan: Plan,
+    environment: Mapping[str, str],
+    results: Results,
+    progress: Callable[[str], None],
+) -> None:
+    for number in range(plan.rounds):
+        for server in servers:
+            if server.name == "floor" and not workload.floor:
+                continue
+            progress(f"{workload.name}: round {number + 1} of {plan.rounds}, {server.name}")
+            try:
+                figures = measure(server, workload, plan, number, environment)
+            except (ServerError, LoadError, OSError, subprocess.SubprocessError) as error:
+                results.note_failure(workload.name, server.name, number, str(error))
+            else:
+                results.add(workload.name, server.name, number, figures)
 
 
 def await_quiet(cores: Cores, patience_s: float) -> None:

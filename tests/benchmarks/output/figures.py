@@ -79,6 +79,7 @@ class Results:
 
     rounds: dict[str, dict[str, dict[int, Figures]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
 
     def add(self, workload: str, server: str, number: int, figures: Figures) -> None:
         self.rounds.setdefault(workload, {}).setdefault(server, {})[number] = dict(figures)
