@@ -304,7 +304,7 @@ MISTAKES = [
     ("GET / HTTP/1.1\n Host: a", "begins with white space (byte 15 |folded", "in one line"),
     ("GET / HTTP/1.1\nHost: a\nHost: b\n", "Host is not one host", "Send one line such as"),
     ("GET / HTTP/1.1\nContent-Length: ten\n", "Content-Length is not one number", "digits"),
-    ("POST / HTTP/1.1\nTransfer-Encoding: chunked, chunked\n", "chunked is not the last", "chunked"),
+    ("POST / HTTP/1.1\nTransfer-Encoding: chunked, chunked\n", "twice", "chunked"),
     ("POST /echo HTTP/1.1\nTransfer-Encoding: chunked\n\nhi", "begin with its size", "hexadecimal"),
     ("GET / HTTP/1.1\nContent-Length: 1\nTransfer-Encoding: chunked\n", "together", "never both"),
 ]  # fmt: skip

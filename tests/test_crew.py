@@ -329,7 +329,7 @@ class Play:
         self.inside: dict[Runner, Exchange] = {}
         """Who runs an application just now."""
         self.begun: dict[Runner, float] = {}
-        """When the application was called that it runs, or ran last."""
+        """Since when the request is timed that it runs, or ran last."""
         self.overlong: set[int] = set()
         self.overdue = 0
         """Readmitted above the limit, because nobody moved for long."""
@@ -373,7 +373,7 @@ class Play:
     def interrupt(self, ident: int) -> None:
         runner = next(r for r in self.schedule.runners if id(r) == ident)
         self.demand(not runner.done, "interrupted after its end")
-        age_s = self.schedule.now - self.begun[runner]
+        age_s = self.schedule.now - self.begun.get(runner, 0.0)
         self.demand(age_s > self.timeout_s - 1e-6, f"interrupted after {age_s} s")
         self.demand(runner.pending is None, "interrupted twice")
         runner.pending = RequestTimeout
