@@ -207,7 +207,9 @@ class Connection:
         self.play.check_leads("begin a request")
         number = self.requests.popleft()
         exchange = Exchange(
-            self, types.SimpleNamespace(method="GET", target=str(number)), None  # type: ignore[arg-type]
+            self,
+            types.SimpleNamespace(method="GET", target=str(number)),
+            None,  # type: ignore[arg-type]
         )
         if self.play.random() < 0.02:
             self.play.decide(number, "server failed")
@@ -441,7 +443,9 @@ class Play:
         number = number_of(exchange)
         self.runs[number] = self.runs.get(number, 0) + 1
         self.demand(self.runs[number] == 1, "run twice")
-        self.demand(number not in self.outcomes, "run after it was decided")
+        # 504 is right: the thread stalled for so long before it got here.
+        outcome = self.outcomes.get(number)
+        self.demand(outcome in (None, "504"), f"run after it was {outcome}")
         self.demand(me not in self.inside, "one thread in two applications")
         self.inside[me] = exchange
         self.begun[me] = exchange.called
@@ -569,7 +573,8 @@ class Play:
         for number in range(len(self.behaviours)):
             ran = self.runs.get(number, 0)
             outcome = self.outcomes[number]
-            assert ran == (outcome in ("finished", "504", "cut")), f"{outcome}, run {ran} times"
+            expected = (0, 1) if outcome == "504" else (int(outcome in ("finished", "cut")),)
+            assert ran in expected, f"{outcome}, run {ran} times"
 
     def finish(self) -> bool:
         self.loop.finished = True

@@ -51,6 +51,7 @@ class Spool:
             assert isinstance(memory, io.BytesIO)
             self._file.write(memory.getbuffer())
         self._file.write(content)
+        self._file.flush()  # so that it is here that a full disk is noticed
         self.length = length
 
     def rewind(self) -> IO[bytes]:
@@ -59,7 +60,10 @@ class Spool:
         return self._file
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            pass  # the disk is full, which was said before; it is closed nevertheless
 
 
 class FilePart:

@@ -103,9 +103,7 @@ class Overtime:
                 unanswered = False
             member.lost = True
             interrupt(member.ident)
-        log.error(
-            "%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack
-        )
+        log.error("%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack)
         if unanswered:
             exchange.connection.answer_timeout(exchange)
         else:

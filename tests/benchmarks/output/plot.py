@@ -76,7 +76,7 @@ def _draw_panel(workload: str, rows: list[Row], left: int, top: int, width: int)
     metric = METRICS[key]
     better = "more is better" if key in HIGHER_IS_BETTER else "less is better"
     reference = next((row[1] for row in rows if row[0] == REFERENCE), 0.0)
-    scale = (width - NAME_WIDTH - LABEL_WIDTH) / (max(row[1] for row in rows) or 1.0)
+    scale = (width - NAME_WIDTH - LABEL_WIDTH) / (max(row[3] for row in rows) or 1.0)
     title = escape(WORKLOADS[workload].title)
     parts = [
         f'<text class="title" x="{left}" y="{top + 12}">{title}</text>\n'
@@ -90,8 +90,7 @@ def _draw_panel(workload: str, rows: list[Row], left: int, top: int, width: int)
         label = metric.write(median)
         if server != REFERENCE and reference and key == "cpu_us":
             label += f" ({median / reference:.2f}x)"
-        limit = start + width - NAME_WIDTH
-        ends = [min(start + value * scale, limit) for value in (low, high)]
+        ends = [start + value * scale for value in (low, high)]
         parts.append(
             f'<text class="name" x="{start - 6}" y="{middle + 4}">{escape(server)}</text>'
             f'<rect class="{kind}" x="{start}" y="{middle - 6}" width="{length:.1f}" height="12"/>'

@@ -1,0 +1,174 @@
+"""An application that takes its time in every way that a server has to live with.
+
+    /                    answers at once, with its thread and what it was told about threads
+    /sleep/SECONDS       sleeps
+    /spin/SECONDS        computes in Python
+    /block/SECONDS       blocks in C
+    /until/NAME          waits until the file NAME exists in the folder WAITING_FOLDER
+    /read                reads its content, answers with the length
+    /bytes/COUNT         answers with so many bytes, as one block
+    /blocks/COUNT        answers with blocks of 16 KiB, COUNT bytes in all, and never ends early
+    /file/COUNT          answers with a file of that size
+    /ticks/SECONDS       a block every so many seconds, for ever
+    /closed              how many iterables of /blocks and /ticks were closed
+    /most                how many requests ran at the same time at most, and in which threads
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+BLOCK_BYTES = 1 << 14
+_FOLDER = os.environ.get("WAITING_FOLDER", "")
+
+_lock = threading.Lock()
+_running = 0
+_most = 0
+_closed = 0
+_threads: set[int] = set()
+
+
+def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    global _running, _most
+    with _lock:
+        _running += 1
+        _most = max(_most, _running)
+        _threads.add(threading.get_ident())
+    try:
+        _, what, *rest = environ["PATH_INFO"].split("/", 2)
+        return ANSWERS[what](environ, start_response, rest[0] if rest else "")
+    finally:
+        with _lock:
+            _running -= 1
+
+
+def answer(start_response: Callable[..., Any], text: str) -> list[bytes]:
+    content = text.encode()
+    fields = [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))]
+    start_response("200 OK", fields)
+    return [content]
+
+
+def show(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
+    return answer(
+        start_response, f"{threading.get_ident()} multithread={environ['wsgi.multithread']}"
+    )
+
+
+def sleep(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
+    time.sleep(float(rest))
+    return answer(start_response, "slept")
+
+
+def spin(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
+    end = time.monotonic() + float(rest)
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+    return answer(start_response, "computed")
+
+
+def block(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
+    select.select([], [], [], float(rest))
+    return answer(start_response, "blocked")
+
+
+def wait_for_file(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> list[bytes]:
+    path = Path(_FOLDER) / rest
+    (path.parent / f"{rest}.begun.{threading.get_ident()}.{time.monotonic_ns()}").touch()
+    while not path.exists():
+        time.sleep(0.005)
+    return answer(start_response, f"saw {rest}")
+
+
+def read(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
+    return answer(start_response, str(len(environ["wsgi.input"].read())))
+
+
+def send_bytes(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", rest)])
+    return [bytes(int(rest))]
+
+
+class Blocks:
+    """An iterable that counts its `close`."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blocks
+
+    def close(self) -> None:
+        global _closed
+        with _lock:
+            _closed += 1
+
+
+def send_blocks(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", rest)])
+    block = bytes(BLOCK_BYTES)
+    return Blocks(block for _ in range(int(rest) // BLOCK_BYTES))
+
+
+def send_file(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    file = tempfile.TemporaryFile()
+    file.truncate(int(rest))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", rest)])
+    return environ["wsgi.file_wrapper"](file)  # type: ignore[no-any-return]
+
+
+def tick(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+
+    def make_ticks() -> Iterator[bytes]:
+        while True:
+            yield b"tick\n"
+            time.sleep(float(rest))
+
+    return Blocks(make_ticks())
+
+
+def count_closed(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> list[bytes]:
+    return answer(start_response, str(_closed))
+
+
+def count_most(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> list[bytes]:
+    return answer(start_response, f"{_most} {len(_threads)}")
+
+
+ANSWERS: dict[str, Callable[..., Iterable[bytes]]] = {
+    "": show,
+    "sleep": sleep,
+    "spin": spin,
+    "block": block,
+    "until": wait_for_file,
+    "read": read,
+    "bytes": send_bytes,
+    "blocks": send_blocks,
+    "file": send_file,
+    "ticks": tick,
+    "closed": count_closed,
+    "most": count_most,
+}
