@@ -26,7 +26,7 @@ _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_S = 0.5
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
 # readers fill the kernel's memory for all of TCP, and everybody waits (measured: 10 s).
-_UNSENT_BYTES = 1 << 17
+_UNSENT_BYTES = 1 << 18
 # Accepted sockets have these options of their listener (tcp(7) says so for Linux only).
 _OPTIONS_INHERITED = sys.platform == "linux"
 

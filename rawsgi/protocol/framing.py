@@ -13,6 +13,8 @@ from rawsgi.protocol.message import CHUNKED, Limits, ProtocolError
 # Anything above this many significant digits is past every limit; int() never sees more.
 _LENGTH_DIGITS = 18
 _CRLF = b"\r\n"
+_LENGTH = "Content-Length"
+_CODING = "Transfer-Encoding"
 
 
 def find_content_length(fields: dict[str, str], minor: int, limits: Limits) -> int:
@@ -30,6 +32,7 @@ def find_content_length(fields: dict[str, str], minor: int, limits: Limits) -> i
                 "Transfer-Encoding in an HTTP/1.0 request",
                 "RFC 9112 section 6.1",
                 "HTTP/1.0 knows no transfer codings: send Content-Length instead.",
+                field=_CODING,
             )
         # 3. Both at once is the mark of an attack: refused, although the RFC allows to go on.
         if length is not None:
@@ -38,6 +41,7 @@ def find_content_length(fields: dict[str, str], minor: int, limits: Limits) -> i
                 "Transfer-Encoding and Content-Length together",
                 "RFC 9112 section 6.3",
                 "Send one of them, never both.",
+                field=_LENGTH,
             )
         # 4. chunked must be the one and final coding.
         return _check_transfer_coding(coding)
@@ -49,11 +53,12 @@ def find_content_length(fields: dict[str, str], minor: int, limits: Limits) -> i
                 "Content-Length is not one number",
                 "RFC 9110 section 8.6",
                 "Write it once, in decimal digits only: Content-Length: 13",
+                field=_LENGTH,
             )
         # 6. A valid length.
         digits = length.lstrip("0")
         if len(digits) > _LENGTH_DIGITS or int(digits or "0") > limits.content_bytes:
-            raise _content_too_large(limits)
+            raise _content_too_large(limits, _LENGTH)
         return int(digits or "0")
     # 7. A request with neither has no content.
     return 0
@@ -66,7 +71,11 @@ def _check_transfer_coding(value: str) -> int:
     names = [coding.partition(";")[0].rstrip(" \t") for coding in codings]
     if any(grammar.token.fullmatch(name) is None for name in names):
         raise ProtocolError(
-            400, "Transfer-Encoding is not a list of codings", "RFC 9112 section 6.1"
+            400,
+            "Transfer-Encoding is not a list of codings",
+            "RFC 9112 section 6.1",
+            "Write: Transfer-Encoding: chunked",
+            field=_CODING,
         )
     # A coding that is not understood is 501 (section 6.1). Section 6.3 wants 400 where chunked is
     # not the last; of one that is not there at all, 501 says more (docs/decisions).
@@ -76,23 +85,32 @@ def _check_transfer_coding(value: str) -> int:
             "chunked is not the last transfer coding, or stands there twice",
             "RFC 9112 section 6.3",
             "Write: Transfer-Encoding: chunked",
+            field=_CODING,
         )
     if names[-1] == "chunked" and codings[-1] != "chunked":
-        raise ProtocolError(400, "the chunked coding has no parameters", "RFC 9112 section 7.1")
+        raise ProtocolError(
+            400,
+            "the chunked coding has no parameters",
+            "RFC 9112 section 7.1",
+            "Write: Transfer-Encoding: chunked",
+            field=_CODING,
+        )
     raise ProtocolError(
         501,
         "the only transfer coding understood here is chunked",
         "RFC 9112 section 6.1",
         "Send the content uncompressed, or name its compression in Content-Encoding.",
+        field=_CODING,
     )
 
 
-def _content_too_large(limits: Limits) -> ProtocolError:
+def _content_too_large(limits: Limits, field: str = "") -> ProtocolError:
     return ProtocolError(
         413,
         f"the content is longer than {limits.content_bytes} bytes",
         "RFC 9110 section 15.5.14",
         "The server's content limit (--content-limit) decides.",
+        field=field,
     )
 
 
@@ -130,8 +148,8 @@ class ChunkedDecoder:
     after everybody looked).
     """
 
-    __slots__ = ("_bare_lf", "_extension_bytes", "_fields", "_limits", "_remaining", "_scanned",
-                 "_state", "_total", "_trailer_bytes", "relaxed")  # fmt: skip
+    __slots__ = ("_bare_lf", "_consumed", "_extension_bytes", "_fields", "_limits", "_remaining",
+                 "_scanned", "_state", "_total", "_trailer_bytes", "relaxed")  # fmt: skip
 
     def __init__(self, limits: Limits, bare_lf: bool = False) -> None:
         self._limits = limits
@@ -139,6 +157,7 @@ class ChunkedDecoder:
         self.relaxed: tuple[str, ...] = ()
         """The relaxations that were needed."""
         self._state = _SIZE
+        self._consumed = 0  # bytes of the content as it is sent, before the buffer
         self._remaining = 0  # of the chunk
         self._total = 0  # of all chunks that were announced
         self._scanned = 0  # bytes of a line that is not complete: no line feed is among them
@@ -153,7 +172,7 @@ class ChunkedDecoder:
     def decode(self, buffer: bytearray) -> bytes:
         """Take what belongs to the content off the front of `buffer`; return it decoded.
 
-        Raises `ProtocolError` (400, 413, 431).
+        Raises `ProtocolError` (400, 413, 431), which tells the byte of the content.
         """
         pieces = []
         at = 0  # consumed; the buffer is cut once, at the end
@@ -180,16 +199,22 @@ class ChunkedDecoder:
                     and (match := find_size(buffer, at)) is not None
                     and buffer.startswith(_CRLF, match.end())
                 ):
-                    at = match.end() + 2
                     self._begin_chunk(*match.groups())
+                    at = match.end() + 2
                 else:
                     end = self._find_line_end(buffer, at)
                     if end < 0:
                         break
                     self._take_line(bytes(buffer[at:end]).removesuffix(b"\r"))
                     at = end + 1
+        except ProtocolError as error:
+            # `at` is where the line begins; the error knows the byte within the line.
+            error.content_offset = self._consumed + at + (error.offset or 0)
+            error.offset = None
+            raise
         finally:
             del buffer[:at]
+            self._consumed += at
         return b"".join(pieces)
 
     def _find_line_end(self, buffer: bytearray, at: int) -> int:
@@ -208,6 +233,7 @@ class ChunkedDecoder:
                     "a line of the chunk framing ends in a bare line feed",
                     "RFC 9112 section 2.2",
                     "End each line with a carriage return and a line feed.",
+                    end - at,
                 )
             self.relaxed = ("bare-lf",)
         return end
@@ -221,7 +247,9 @@ class ChunkedDecoder:
                     400,
                     "a chunk is longer than its chunk-size",
                     "RFC 9112 section 7.1",
-                    "After the chunk's data comes CRLF, then the next chunk-size.",
+                    "After the chunk's data comes CRLF, then the next chunk-size. "
+                    "The chunk-size counts the line feed that you typed, too.",
+                    int(buffer[at] == 0x0D),
                 )
         elif self._state == _SIZE:
             if length > self._limits.chunk_line_bytes + 1:
@@ -231,6 +259,7 @@ class ChunkedDecoder:
                 431,
                 f"the trailer section is longer than {self._limits.head_bytes} bytes",
                 "RFC 6585 section 5",
+                offset=self._limits.head_bytes - self._trailer_bytes,
             )
 
     def _take_line(self, line: bytes) -> None:
@@ -287,6 +316,7 @@ class ChunkedDecoder:
             400,
             f"a chunk's line is longer than {self._limits.chunk_line_bytes} bytes",
             "RFC 9112 section 7.1.1",
+            offset=self._limits.chunk_line_bytes,
         )
 
 

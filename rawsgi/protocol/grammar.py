@@ -21,6 +21,9 @@ request_line = re.compile(
     rf"([{TCHAR}]+) ([\x21\x22\x24-\x7e\x80-\xff]+) (HTTP/([0-9])\.([0-9]))".encode("latin-1")
 )
 
+# RFC 9112 section 2.3:  HTTP-version, on its own to say what is wrong around it.
+http_version = re.compile(rb"HTTP/[0-9]\.[0-9]")
+
 # RFC 9110 section 5.5:  field-value = *field-content, here with its surrounding OWS, which the
 # caller strips.  field-vchar = VCHAR / obs-text
 FIELD_VALUE = "[\t\x20-\x7e\x80-\xff]*"

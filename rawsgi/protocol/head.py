@@ -13,6 +13,11 @@ refused is never kept.
 from __future__ import annotations
 
 from rawsgi.protocol import grammar
+from rawsgi.protocol.explanation import (
+    explain_field_line,
+    explain_request_line,
+    find_field_line,
+)
 from rawsgi.protocol.framing import find_content_length
 from rawsgi.protocol.message import Limits, ProtocolError, Request
 
@@ -175,7 +180,7 @@ class HeadReader:
             elif line:
                 self._read_field_line(line)
             else:
-                request = self._complete()
+                request = self._complete(buffer, feed)
                 del buffer[: feed + 1]
                 return request
             self._at = self._scanned = feed + 1
@@ -255,11 +260,16 @@ class HeadReader:
         self._pairs.append(pair)
         self._line = line
 
-    def _complete(self) -> Request:
+    def _complete(self, buffer: bytearray, feed: int) -> Request:
         assert self._start is not None
         method, target, path, query, version, minor, authority = self._start
         parser = self._parser
-        section = build_section(self._pairs, minor, parser.limits, parser.allow)
+        try:
+            section = build_section(self._pairs, minor, parser.limits, parser.allow)
+        except ProtocolError as error:
+            if error.field:
+                error.offset = find_field_line(bytes(buffer[:feed]), error)
+            raise
         fields, content_length, keep_alive, expects_continue = section
         if minor and "HTTP_HOST" not in fields:
             self._relax("missing-host")
@@ -293,7 +303,7 @@ def build_section(
         else:
             fields[variable] = value
     fields.pop("", None)  # the names with an underscore
-    _check_host(fields, minor, allow)
+    _check_host(fields, pairs, minor, allow)
     content_length = find_content_length(fields, minor, limits)
     # RFC 9112 section 9.3
     keep_alive = minor == 1
@@ -304,7 +314,9 @@ def build_section(
     return fields, content_length, keep_alive, expects_continue
 
 
-def _check_host(fields: dict[str, str], minor: int, allow: frozenset[str]) -> None:
+def _check_host(
+    fields: dict[str, str], pairs: list[tuple[str, str]], minor: int, allow: frozenset[str]
+) -> None:
     value = fields.get("HTTP_HOST")
     if value is None:
         if minor == 0 or "missing-host" in allow:
@@ -318,11 +330,13 @@ def _check_host(fields: dict[str, str], minor: int, allow: frozenset[str]) -> No
     # Two Host lines were joined by ", ", whose space no host has.
     match = grammar.host.fullmatch(value)
     if match is None or int(match[2] or "0") > 65535:
+        twice = [variable for variable, _ in pairs].count("HTTP_HOST") > 1
         raise ProtocolError(
             400,
-            "Host is not one host and port",
+            "Host stands there twice" if twice else "Host is not one host and port",
             "RFC 9112 section 3.2",
             "Send one line such as: Host: example.org:8000",
+            field="Host",
         )
 
 
@@ -339,6 +353,7 @@ def _check_expectation(fields: dict[str, str], minor: int) -> bool:
         "the only expectation understood here is 100-continue",
         "RFC 9110 section 10.1.1",
         "Leave the Expect field out.",
+        field="Expect",
     )
 
 
@@ -406,84 +421,3 @@ def _read_other_form(method: str, target: str, offset: int) -> tuple[str | None,
         # RFC 9112 section 3.2.4: OPTIONS of a whole server comes this way through a proxy.
         rest = ("" if method == "OPTIONS" and not rest else "/") + rest
     return authority, rest
-
-
-def explain_request_line(line: bytes) -> ProtocolError:
-    """Say what is wrong with a line that the grammar of a request-line refused."""
-    hint = "Write: GET / HTTP/1.1"
-    source = "RFC 9112 section 3"
-    parts = line.split(b" ")
-    method = grammar.token_bytes.match(line)
-    if method is None:
-        return ProtocolError(400, "the first line is no request-line", source, hint, 0)
-    if len(parts) == 2 and method.end() == len(parts[0]):
-        return ProtocolError(
-            400,
-            "the request-line ends without the HTTP version",
-            source,
-            "HTTP/0.9 is not spoken here. " + hint,
-            len(line),
-        )
-    if len(parts) != 3 or not parts[1] or method.end() != len(parts[0]):
-        return ProtocolError(
-            400,
-            "the first line is no request-line: method, target and version with one space between",
-            source,
-            hint,
-            method.end(),
-        )
-    offset = len(parts[0]) + 1
-    found = grammar.not_in_target.search(parts[1])
-    if found is not None:
-        return ProtocolError(
-            400,
-            "the request-target holds a # or a control character",
-            "RFC 9112 section 3.2",
-            "Percent-encode it.",
-            offset + found.start(),
-        )
-    return ProtocolError(
-        400,
-        "the HTTP version is not written as HTTP/1.1 is",
-        "RFC 9112 section 2.3",
-        hint,
-        offset + len(parts[1]) + 1,
-    )
-
-
-def explain_field_line(line: bytes) -> ProtocolError:
-    """Say what is wrong with a line that the grammar of a field line refused."""
-    hint = "Write name, colon, value, such as: Host: localhost"
-    source = "RFC 9112 section 5"
-    if line[:1] in (b" ", b"\t"):
-        return ProtocolError(
-            400,
-            "a line begins with white space: folded field lines are obsolete",
-            "RFC 9112 section 5.2",
-            "Write the field in one line.",
-            0,
-        )
-    name = grammar.token_bytes.match(line)
-    if name is None:
-        return ProtocolError(400, "a field line has no name", source, hint, 0)
-    rest = line[name.end() :]
-    if rest[:1] in (b" ", b"\t") and rest.lstrip(b" \t")[:1] == b":":
-        return ProtocolError(
-            400,
-            "white space stands between a field name and its colon",
-            "RFC 9112 section 5.1",
-            "Put the colon right after the name.",
-            name.end(),
-        )
-    if rest[:1] != b":":
-        return ProtocolError(
-            400, "a field line has no colon after its name", source, hint, name.end()
-        )
-    found = grammar.control.search(rest)
-    return ProtocolError(
-        400,
-        "a field value holds a control character",
-        "RFC 9110 section 5.5",
-        "Leave it out.",
-        name.end() + (found.start() if found else 0),
-    )

@@ -14,13 +14,19 @@ CHUNKED = -1
 class ProtocolError(Exception):
     """The peer broke the protocol: answer `status`, then close the connection.
 
-    `reason` says in one sentence what was wrong, `source` which rule says so (RFC section),
-    `hint` how to write it right, and `offset` at which byte of the message, if that is known.
-    None of the texts carries bytes from the wire unescaped.
+    `reason` says in one clause what was wrong, `source` which rule says so (RFC section), and
+    `hint` in sentences how to write it right. None of the texts carries bytes from the wire
+    unescaped.
     """
 
     def __init__(
-        self, status: int, reason: str, source: str, hint: str = "", offset: int | None = None
+        self,
+        status: int,
+        reason: str,
+        source: str,
+        hint: str = "",
+        offset: int | None = None,
+        field: str = "",
     ) -> None:
         super().__init__(status, reason)
         self.status = status
@@ -28,9 +34,21 @@ class ProtocolError(Exception):
         self.source = source
         self.hint = hint
         self.offset = offset
+        """The byte of the head, if it is known; the first of the request-line is 0."""
+        self.content_offset: int | None = None
+        """The byte of the content with its chunk framing, if that is where the mistake is."""
+        self.field = field
+        """Name of the field at fault: whoever has the head at hand finds its byte."""
+
+    @property
+    def place(self) -> str:
+        """Where the mistake is, such as "byte 24 of the request"; "" if that is not known."""
+        if self.content_offset is not None:
+            return f"byte {self.content_offset} of the content"
+        return "" if self.offset is None else f"byte {self.offset} of the request"
 
     def __str__(self) -> str:
-        at = "" if self.offset is None else f" at byte {self.offset}"
+        at = f" at {self.place}" if self.place else ""
         return f"{self.status}: {self.reason}{at} ({self.source})"
 
 

@@ -35,6 +35,14 @@ _CACHED_FIELDS = 1024
 _CACHED_FIELD_CHARACTERS = 256
 _CACHED_STATUSES = 256
 
+# Where http.HTTPStatus has the words of an older RFC before Python 3.13.
+_PHRASES = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -119,18 +127,14 @@ class HeadEncoder:
     def encode_refusal(self, error: ProtocolError, with_content: bool) -> bytes:
         """Return the whole response that refuses a request; for people its content says why."""
         phrase = reason_phrase(error.status)
-        where = "" if error.offset is None else f" (byte {error.offset} of the request)"
-        text = f"{error.status} {phrase}\n{error.reason}{where}\n"
-        if error.hint:
-            text += error.hint + "\n"
-        if error.source.startswith("RFC"):
-            text += f"See {error.source}.\n"
-        content = text.encode("utf-8", "backslashreplace")
+        content = explain_refusal(error).encode("utf-8", "backslashreplace")
         return b"".join(
             (
                 f"HTTP/1.1 {error.status} {phrase}\r\n".encode("latin-1"),
                 self.date_line,
                 self.server_line,
+                # RFC 9110 section 10.2.3: the queue is full or the server stops, soon over both.
+                b"Retry-After: 1\r\n" if error.status == 503 else b"",
                 b"Content-Type: text/plain; charset=utf-8\r\n",
                 b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(content),
                 content if with_content else b"",
@@ -165,9 +169,24 @@ def _as_tuple(field: Any) -> Any:
     return tuple(field) if isinstance(field, list) else field
 
 
+def explain_refusal(error: ProtocolError) -> str:
+    """Return what a person reads who was refused: what, where, how to write it, which rule."""
+    where = f" ({error.place})" if error.place else ""
+    text = f"{error.status} {reason_phrase(error.status)}\n"
+    text += f"{error.reason[:1].upper()}{error.reason[1:]}{where}.\n"
+    if error.hint:
+        text += error.hint + "\n"
+    if error.source.startswith("RFC"):
+        text += f"See {error.source}.\n"
+    return text
+
+
 def reason_phrase(code: int) -> str:
-    """Return the reason phrase that the specifications register for `code`."""
+    """Return the reason phrase that RFC 9110 and its companions register for `code`.
+
+    It is the same under every version of Python; "" for a code that is not registered.
+    """
     try:
-        return HTTPStatus(code).phrase
+        return _PHRASES.get(code) or HTTPStatus(code).phrase
     except ValueError:
         return ""
