@@ -5,7 +5,7 @@ How a page is written, so that it can be run:
 - a block `console` begins with `$ COMMAND`. `$ rawsgi ... --port N` starts a server that the
   commands after it talk to; N in the page is the port that it really got.
 - in a session with netcat `> ` is typed and `< ` must come back, in this order.
-- a netcat that listens is played while the command of the next block runs.
+- a netcat that listens, and `rawsgi by-hand`, is played while the command of the next block runs.
 - a block `wire` is what the last server must have written to stderr.
 - a line `...` stands for any lines. Dates, times and ports are not compared.
 """
@@ -37,8 +37,6 @@ PORT = re.compile(r"--port (\d+)")
 VARIABLE = [
     (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "DATE"),
     (re.compile(r"(?<=[a-z] )\d+\.\d(?=,|$)", re.MULTILINE), "TIME"),
-    # Before Python 3.13 http.HTTPStatus had the phrase of an older RFC.
-    (re.compile(r"413 Request Entity Too Large"), "413 Content Too Large"),
     (re.compile(r"curl/[\d.]+"), "curl/VERSION"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"), "MOMENT"),
     (re.compile(r"\d{8}T\d{6}\.\d{6}-\d+-"), "NAME-"),
@@ -77,7 +75,8 @@ class Block:
 
     @property
     def listens(self) -> bool:
-        return self.is_session and "-l" in self.command.split()
+        netcat = self.is_session and "-l" in self.command.split()
+        return netcat or self.command.startswith("rawsgi by-hand ")
 
 
 def read_blocks(path: Path) -> list[Block]:
@@ -194,8 +193,7 @@ class Reader:
             with Process(self.place_ports(block.command), self.cwd) as process:
                 self.play(process, block.output)
         elif block.output:
-            command = block.command.replace("rawsgi ", f"{sys.executable} -m rawsgi ", 1)
-            with Process(self.place_ports(command), self.cwd) as process:
+            with Process(self.place_ports(name_program(block.command)), self.cwd) as process:
                 process.expect(block.output, whole=True)
         else:
             self.ran -= 1
@@ -252,11 +250,17 @@ class Reader:
         shown = block.command.split()[-1]
         self.ports[shown] = str(find_free_port())
         self.ran += 1
-        with Process(self.place_ports(block.command), self.cwd) as server:
+        command = self.place_ports(name_program(block.command))
+        with Process(command, self.cwd) as server:
             wait_until(lambda: is_listening(int(self.ports[shown])))
             with Process(self.place_ports(client.command), self.cwd) as process:
                 self.play(server, block.output)
                 process.expect(client.output, whole=True)
+
+
+def name_program(command: str) -> str:
+    """The command, with rawsgi as this interpreter runs it."""
+    return re.sub(r"\brawsgi ", f"{sys.executable} -m rawsgi ", command, count=1)
 
 
 def find_free_port() -> int:
@@ -290,22 +294,27 @@ def server() -> Iterator[Server]:
         yield running
 
 
+CHUNKED = "POST /echo HTTP/1.1\nTransfer-Encoding: chunked\n\n"
 # What people type, and what must be in the answer: the rule, the place, and how to write it.
 MISTAKES = [
-    ("hello", "no request-line", "Write: GET / HTTP/1.1"),
+    ("hello", "The first line is no request-line.", "Write: GET / HTTP/1.1"),
+    ("What is this?", "The first line is no request-line.", "Write: GET / HTTP/1.1"),
     ("GET /info", "without the HTTP version (byte 9 ", "Write: GET / HTTP/1.1"),
-    ("GET /in fo HTTP/1.1", "no request-line", "Write: GET / HTTP/1.1"),
+    ("GET /in fo HTTP/1.1", "The target holds a space (byte 7 ", "Percent-encode it as %20."),
+    ("GET /info HTTP/1.1 ", "A space follows the version (byte 18 ", "right after"),
     ("GET info HTTP/1.1", "does not begin with a slash (byte 4 ", "GET /hello HTTP/1.1"),
     ("GET /info HTTP1.1", "not written as HTTP/1.1 is (byte 10 ", "Write: GET / HTTP/1.1"),
     ("GET /info HTTP/2", "not written as HTTP/1.1 is", "Write: GET / HTTP/1.1"),
     ("GET /info#top HTTP/1.1", "holds a # or a control character (byte 9 ", "Percent-encode"),
     ("GET / HTTP/1.1\nHost localhost", "no colon", "such as: Host: localhost"),
     ("GET / HTTP/1.1\nHost : a", "between a field name and its colon (byte 19 ", "right after"),
-    ("GET / HTTP/1.1\n Host: a", "begins with white space (byte 15 |folded", "in one line"),
-    ("GET / HTTP/1.1\nHost: a\nHost: b\n", "Host is not one host", "Send one line such as"),
-    ("GET / HTTP/1.1\nContent-Length: ten\n", "Content-Length is not one number", "digits"),
+    ("GET / HTTP/1.1\n Host: a", "folded field lines are obsolete (byte 15 ", "in one line"),
+    ("GET / HTTP/1.1\nHost: a\nHost: b\n", "Host stands there twice (byte 23 ", "Send one line"),
+    ("GET / HTTP/1.1\nHost: a/b\n", "Host is not one host and port (byte 15 ", "example.org"),
+    ("GET / HTTP/1.1\nContent-Length: ten\n", "is not one number (byte 15 ", "digits"),
     ("POST / HTTP/1.1\nTransfer-Encoding: chunked, chunked\n", "twice", "chunked"),
-    ("POST /echo HTTP/1.1\nTransfer-Encoding: chunked\n\nhi", "begin with its size", "hexadecimal"),
+    (CHUNKED + "hi", "its size (byte 0 of the content).", "hexadecimal"),
+    (CHUNKED + "2\nhi\n4\nabc\nd", "its chunk-size (byte 11 of the content).", "typed, too."),
     ("GET / HTTP/1.1\nContent-Length: 1\nTransfer-Encoding: chunked\n", "together", "never both"),
 ]  # fmt: skip
 
@@ -316,7 +325,7 @@ def test_a_mistake_is_explained_as_soon_as_its_line_is_there(
 ) -> None:
     answer = server.exchange(typed.encode() + b"\n").decode()
     assert answer.startswith("HTTP/1.1 400 ")
-    assert any(part in answer for part in reason.split("|"))
+    assert reason in answer
     assert hint in answer
     assert "See RFC 91" in answer
 

@@ -147,7 +147,7 @@ class Poller:
         self._play = play
         self.woken = False
 
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+    def poll(self, timeout_s: float, limit: int) -> list[tuple[int, int]]:
         play = self._play
         play.check_leads("poll")
         timeout = None if timeout_s < 0 else timeout_s

@@ -59,7 +59,10 @@ LIMITS = Limits()
                 "\x0bchunked",
             ]
         ),
-        *((None, text, -501) for text in ["gzip", "xchunked", "gzip, chunked", "identity,chunked", "a;b=c , chunked"]),
+        *(
+            (None, text, -501)
+            for text in ["gzip", "xchunked", "gzip, chunked", "identity,chunked", "a;b=c , chunked"]
+        ),
         ("0", "chunked", -400),
         ("5", "gzip", -400),
         ("x", "chunked", -400),
@@ -77,6 +80,8 @@ def test_decision(length: str | None, coding: str | None, minor: int, expected: 
     with pytest.raises(ProtocolError) as caught:
         find_content_length(present, minor, LIMITS)
     assert caught.value.status == -expected
+    names = {"CONTENT_LENGTH": "Content-Length", "HTTP_TRANSFER_ENCODING": "Transfer-Encoding"}
+    assert caught.value.field in [names[name] for name in present]
 
 
 # -- Decoding ----------------------------------------------------------------------------------
@@ -89,7 +94,7 @@ status."""
 def decode(
     pieces: Iterable[bytes], limits: Limits = LIMITS, bare_lf: bool = False
 ) -> tuple[Result, str]:
-    """Feed a decoder as `HTTP1` does; return the result, and the reason of a refusal."""
+    """Feed a decoder as `HTTP1` does; return the result, and the reason and place of a refusal."""
     decoder = ChunkedDecoder(limits, bare_lf)
     buffer = bytearray()
     content = bytearray()
@@ -101,7 +106,7 @@ def decode(
             content += decoder.decode(buffer)
         except ProtocolError as error:
             # How much came before the mistake depends on the cut, and nobody looks at it.
-            return (b"", b"", error.status), error.reason
+            return (b"", b"", error.status), f"{error.reason}, {error.place}"
         assert len(buffer) <= len(piece) + limits.chunk_line_bytes + limits.head_bytes
     return (bytes(content), bytes(buffer), int(not decoder.finished)), ""
 
@@ -136,45 +141,46 @@ UNFINISHED = [
     b"5;" + b"a" * 4094, b"ffffff\r\n" + b"a" * 100_000,
 ]  # fmt: skip
 
-BROKEN: dict[str, tuple[bytes, int, str]] = {
-    "no size": (b"\r\n", 400, "begin with its size"),
-    "a bare line feed": (b"\n", 400, "bare line feed"),
-    "letters": (b"xyz\r\n", 400, "begin with its size"),
-    "a prefix": (b"0x5\r\n", 400, "begin with its size"),
-    "a sign": (b"+5\r\n", 400, "begin with its size"),
-    "an underscore": (b"1_0\r\n", 400, "begin with its size"),
-    "space before": (b" 5\r\n", 400, "begin with its size"),
-    "space after": (b"5 \r\n", 400, "begin with its size"),
-    "17 digits": (b"00000000000000005\r\n", 400, "begin with its size"),
-    "an extension without name": (b"5;\r\n", 400, "begin with its size"),
-    "a quote that does not end": (b'5;a="b\r\n', 400, "begin with its size"),
-    "a carriage return after the size": (b"5\r\r\n", 400, "begin with its size"),
-    "a bare carriage return after the size": (b"5\rhello\r\n", 400, "begin with its size"),
-    "a line feed after the size": (b"5\nhello\r\n", 400, "bare line feed"),
-    "a line feed after the data": (b"5\r\nhello\n", 400, "bare line feed"),
-    "data too long": (b"5\r\nhellos", 400, "longer than its chunk-size"),
-    "data much too long": (b"5\r\nhello world\r\n", 400, "longer than its chunk-size"),
-    "a bare carriage return after the data": (b"5\r\nhello\r0", 400, "longer than its"),
-    "no line end after the data": (b"5\r\nhello0\r\n\r\n", 400, "longer than its chunk-size"),
-    "too large at once": (b"40000001\r\n", 413, "longer than 1073741824"),
-    "too large for 64 bits": (b"ffffffffffffffff\r\n", 413, "longer than 1073741824"),
-    "too large in sum": (b"1\r\na\r\n40000000\r\n", 413, "longer than 1073741824"),
-    "a line too long": (b"1;" + b"a" * 4095 + b"\r\n", 400, "longer than 4096"),
-    "a line without end": (b"1;" + b"a" * 4096, 400, "longer than 4096"),
-    "zeros without end": (b"0" * 4098, 400, "longer than 4096"),
+# What is sent, the status, words of the reason, and the byte where it is wrong.
+BROKEN: dict[str, tuple[bytes, int, str, int]] = {
+    "no size": (b"\r\n", 400, "begin with its size", 0),
+    "a bare line feed": (b"\n", 400, "bare line feed", 0),
+    "letters": (b"xyz\r\n", 400, "begin with its size", 0),
+    "a prefix": (b"0x5\r\n", 400, "begin with its size", 0),
+    "a sign": (b"+5\r\n", 400, "begin with its size", 0),
+    "an underscore": (b"1_0\r\n", 400, "begin with its size", 0),
+    "space before": (b" 5\r\n", 400, "begin with its size", 0),
+    "space after": (b"5 \r\n", 400, "begin with its size", 0),
+    "17 digits": (b"00000000000000005\r\n", 400, "begin with its size", 0),
+    "an extension without name": (b"5;\r\n", 400, "begin with its size", 0),
+    "a quote that does not end": (b'5;a="b\r\n', 400, "begin with its size", 0),
+    "a carriage return after the size": (b"5\r\r\n", 400, "begin with its size", 0),
+    "a bare carriage return after the size": (b"5\rhello\r\n", 400, "begin with its size", 0),
+    "a line feed after the size": (b"5\nhello\r\n", 400, "bare line feed", 1),
+    "a line feed after the data": (b"5\r\nhello\n", 400, "bare line feed", 8),
+    "data too long": (b"5\r\nhellos", 400, "longer than its chunk-size", 8),
+    "data much too long": (b"5\r\nhello world\r\n", 400, "longer than its chunk-size", 8),
+    "a bare carriage return after the data": (b"5\r\nhello\r0", 400, "longer than its", 9),
+    "no line end after the data": (b"5\r\nhello0\r\n\r\n", 400, "longer than its chunk-size", 8),
+    "too large at once": (b"40000001\r\n", 413, "longer than 1073741824", 0),
+    "too large for 64 bits": (b"ffffffffffffffff\r\n", 413, "longer than 1073741824", 0),
+    "too large in sum": (b"1\r\na\r\n40000000\r\n", 413, "longer than 1073741824", 6),
+    "a line too long": (b"1;" + b"a" * 4095 + b"\r\n", 400, "longer than 4096", 4096),
+    "a line without end": (b"1;" + b"a" * 4096, 400, "longer than 4096", 4096),
+    "zeros without end": (b"0" * 4098, 400, "longer than 4096", 4096),
     "extensions without end": (
-        (b"1;" + b"a" * 4000 + b"\r\nx\r\n") * 17, 400, "more chunk extensions than content",
+        (b"1;" + b"a" * 4000 + b"\r\nx\r\n") * 17, 400, "more chunk extensions than content", 64112,
     ),
-    "a trailer too long": (b"0\r\n" + TRAILER_LINE * 93, 431, "longer than 65536"),
-    "a trailer line without end": (b"0\r\nA:" + b"a" * 65534, 431, "longer than 65536"),
-    "too many trailer fields": (b"0\r\n" + b"A:\r\n" * 101, 431, "more than 100"),
-    "a trailer line without colon": (b"0\r\nA\r\n", 400, "trailer section is no field line"),
-    "a fold in the trailer": (b"0\r\nA: 1\r\n 2\r\n", 400, "trailer section is no field line"),
-    "a NUL in the trailer": (b"0\r\nA: \x00\r\n", 400, "trailer section is no field line"),
-    "a space before the colon": (b"0\r\nA : 1\r\n", 400, "trailer section is no field line"),
-    "a carriage return in the trailer": (b"0\r\nA: 1\r2\r\n", 400, "is no field line"),
-    "a line feed in the trailer": (b"0\r\nA: 1\n", 400, "bare line feed"),
-    "a line feed at the end": (b"0\r\n\n", 400, "bare line feed"),
+    "a trailer too long": (b"0\r\n" + TRAILER_LINE * 93, 431, "longer than 65536", 65539),
+    "a trailer line without end": (b"0\r\nA:" + b"a" * 65534, 431, "longer than 65536", 65539),
+    "too many trailer fields": (b"0\r\n" + b"A:\r\n" * 101, 431, "more than 100", 403),
+    "a trailer line without colon": (b"0\r\nA\r\n", 400, "trailer section is no field line", 3),
+    "a fold in the trailer": (b"0\r\nA: 1\r\n 2\r\n", 400, "trailer section is no field line", 9),
+    "a NUL in the trailer": (b"0\r\nA: \x00\r\n", 400, "trailer section is no field line", 3),
+    "a space before the colon": (b"0\r\nA : 1\r\n", 400, "trailer section is no field line", 3),
+    "a carriage return in the trailer": (b"0\r\nA: 1\r2\r\n", 400, "is no field line", 3),
+    "a line feed in the trailer": (b"0\r\nA: 1\n", 400, "bare line feed", 7),
+    "a line feed at the end": (b"0\r\n\n", 400, "bare line feed", 3),
 }  # fmt: skip
 
 
@@ -200,7 +206,7 @@ def test_unfinished(data: bytes) -> None:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken(name: str) -> None:
-    data, status, words = BROKEN[name]
+    data, status, words, offset = BROKEN[name]
     generator = random.Random(choose_seed())
     reasons = set()
     for way, pieces in cut_in_every_way(data, generator):
@@ -208,7 +214,9 @@ def test_broken(name: str) -> None:
         assert found == status, way
         reasons.add(reason)
     assert len(reasons) == 1
-    assert words in reasons.pop()
+    reason, _, place = reasons.pop().rpartition(", ")
+    assert words in reason
+    assert place == f"byte {offset} of the content"
     assert decode([data + b"0\r\n\r\n"])[0][2] == status, "glued"
 
 

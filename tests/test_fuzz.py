@@ -77,7 +77,7 @@ STRICTER = (
 # One request, as far as it can be told.
 Message = tuple[object, ...]
 # All requests, the refusal if there is one, and what is waited for.
-Outcome = tuple[tuple[Message, ...], tuple[int, str, int | None] | None, int, bool]
+Outcome = tuple[tuple[Message, ...], tuple[int, str, str] | None, int, bool]
 
 
 # -- Running -----------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def run(connection: HTTP1, pieces: list[bytes]) -> Outcome:
         answer = connection.refuse(error)
         assert answer.startswith(b"HTTP/1.1 %d " % error.status)
         assert error.status in (400, 413, 414, 417, 431, 501, 505), error
-        return tuple(messages), (error.status, error.reason, error.offset), connection.state, False
+        return tuple(messages), (error.status, error.reason, error.place), connection.state, False
     return tuple(messages), None, connection.state, connection.begun
 
 

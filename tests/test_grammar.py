@@ -25,6 +25,11 @@ TABLE: list[tuple[str, list[str], list[str]]] = [
         ["", "a b", "a:", "a\n", "\u00e9", "\u0660", *"\"(),/:;<=>?@[\\]{}\x7f\x00\t "],
     ),
     (
+        "http_version",
+        ["HTTP/1.1", "HTTP/0.0", "HTTP/9.9"],
+        ["", "http/1.1", "HTTP/1", "HTTP/1.10", "HTTP/11", " HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1\r"],
+    ),
+    (
         "request_line",
         [
             "GET / HTTP/1.1",

@@ -162,9 +162,12 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, object]]] = {
 
 # What is sent, the status, words of the reason, and the byte where it is wrong (None: not told).
 REFUSED: dict[str, tuple[bytes, int, str, int | None]] = {
-    "a person types": (b"This is a sample\n", 400, "no request-line", 4),
+    "a person types": (b"This is a sample\n", 400, "no request-line", None),
     "a person types HTTP": (b"GET / HTTP/1.1\n", 400, "bare line feed", 14),
-    "a person asks for help": (b"help\n", 400, "no request-line", 4),
+    "a person asks for help": (b"help\n", 400, "no request-line", None),
+    "three words": (b"this is it\r\n", 400, "no request-line", None),
+    "two words": (b"hello world\r\n", 400, "no request-line", None),
+    "a sentence with a comma": (b"hello, world\r\n", 400, "no request-line", None),
     "HTTP/0.9": (b"GET /\r\n", 400, "without the HTTP version", 5),
     "TLS": (b"\x16\x03\x01\x02\x00", 400, "looks like a TLS handshake", 0),
     "an HTTP/2 preface": (b"PRI * HTTP/2.0\r\n", 505, "HTTP/1.0 and HTTP/1.1", 6),
@@ -173,10 +176,20 @@ REFUSED: dict[str, tuple[bytes, int, str, int | None]] = {
     "a bare line feed first": (b"\n", 400, "bare line feed", 0),
     "a bare line feed, and a carriage return last": (b"\n\r", 400, "bare line feed", 0),
     "a bare line feed after an empty line": (b"\r\n\n", 400, "bare line feed", 0),
-    "a bare carriage return first": (b"\r" + GET, 400, "no request-line", 0),
-    "five empty lines": (b"\r\n" * 5, 400, "no request-line", 0),
-    "two spaces": (b"GET  / HTTP/1.1\r\n", 400, "one space between", 3),
-    "a space too much": (b"GET / HTTP/1.1 \r\n", 400, "one space between", 3),
+    "a bare carriage return first": (b"\r" + GET, 400, "no request-line", None),
+    "five empty lines": (b"\r\n" * 5, 400, "no request-line", None),
+    "a method alone": (b"GET\r\n", 400, "one space between", 3),
+    "a method and a space": (b"GET \r\n", 400, "one space between", 3),
+    "no version, but a space": (b"GET / \r\n", 400, "without the HTTP version", 6),
+    "two spaces": (b"GET  / HTTP/1.1\r\n", 400, "one space between", 4),
+    "two spaces before the version": (b"GET /  HTTP/1.1\r\n", 400, "one space between", 6),
+    "a space after the version": (b"GET / HTTP/1.1 \r\n", 400, "a space follows", 14),
+    "spaces after the version": (b"GET / HTTP/1.1  \r\n", 400, "a space follows", 14),
+    "a word after the version": (b"GET / HTTP/1.1 now\r\n", 400, "one space between", 14),
+    "words and no version": (b"GET /a b c\r\n", 400, "one space between", 6),
+    "a space in the target": (b"GET /in fo HTTP/1.1\r\n", 400, "target holds a space", 7),
+    "spaces in the target": (b"GET /a b  c HTTP/1.1 \r\n", 400, "target holds a space", 6),
+    "a fragment, then a space": (b"GET /#a b HTTP/1.1\r\n", 400, "# or a control", 5),
     "a method that is no token": (b"G(T / HTTP/1.1\r\n", 400, "one space between", 1),
     "a tab": (b"GET\t/\tHTTP/1.1\r\n", 400, "no request-line", 3),
     "a fragment": (b"GET /a#b HTTP/1.1\r\n", 400, "# or a control", 6),
@@ -212,62 +225,77 @@ REFUSED: dict[str, tuple[bytes, int, str, int | None]] = {
     "a bare line feed after a field": (GET + b"Host: a\n", 400, "bare line feed", 23),
     "a bare line feed at the end": (GET + HOST + b"\n", 400, "bare line feed", 33),
     "no Host": (GET + END, 400, "needs a Host", None),
-    "two Hosts": (GET + HOST + HOST + END, 400, "Host is not one", None),
-    "two Hosts, one empty": (GET + HOST + b"Host:\r\n\r\n", 400, "Host is not one", None),
-    "two empty Hosts": (GET + b"Host:\r\nHost:\r\n\r\n", 400, "Host is not one", None),
-    "a Host that is none": (GET + b"Host: a/b\r\n\r\n", 400, "Host is not one", None),
-    "a Host with a port only": (GET + b"Host: :80\r\n\r\n", 400, "Host is not one", None),
-    "a bad Host in HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400, "Host", None),
+    "two Hosts": (GET + HOST + HOST + END, 400, "Host stands there twice", 33),
+    "two Hosts, one empty": (GET + HOST + b"Host:\r\n\r\n", 400, "Host stands there twice", 33),
+    "two Hosts and more": (
+        GET + HOST + b"X: Host: b\r\nHOST:b\r\nX: 2\r\n\r\n", 400, "Host stands there twice", 45,
+    ),
+    "two Hosts in one line": (GET + b"X: 1\r\nHost: a, b\r\n\r\n", 400, "Host is not one", 22),
+    "two empty Hosts": (GET + b"Host:\r\nHost:\r\n\r\n", 400, "Host stands there twice", 23),
+    "a Host that is none": (GET + b"Host: a/b\r\n\r\n", 400, "Host is not one", 16),
+    "a Host with a port only": (GET + b"Host: :80\r\n\r\n", 400, "Host is not one", 16),
+    "a bad Host in HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400, "Host", 16),
     "a bad Host beside absolute-form": (
-        b"GET http://b/ HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "Host is not one", None,
+        b"GET http://b/ HTTP/1.1\r\nHost: a b\r\n\r\n", 400, "Host is not one", 24,
     ),
     "no Host beside absolute-form": (b"GET http://b/ HTTP/1.1\r\n\r\n", 400, "needs a Host", None),
-    "a length with a sign": (GET + HOST + b"Content-Length: +1\r\n\r\n", 400, "one number", None),
-    "an empty length": (GET + HOST + b"Content-Length:\r\n\r\n", 400, "one number", None),
+    "a length with a sign": (GET + HOST + b"Content-Length: +1\r\n\r\n", 400, "one number", 33),
+    "an empty length": (GET + HOST + b"Content-Length:\r\n\r\n", 400, "one number", 33),
     "a length with an underscore": (
-        GET + HOST + b"Content-Length: 1_0\r\n\r\n", 400, "one number", None,
+        GET + HOST + b"Content-Length: 1_0\r\n\r\n", 400, "one number", 33,
     ),
     "two equal lengths": (
-        GET + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\n", 400, "one number", None,
+        GET + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\n", 400, "one number", 52,
     ),
-    "a list of lengths": (GET + HOST + b"Content-Length: 1, 1\r\n\r\n", 400, "one number", None),
-    "a length too long": (GET + HOST + b"Content-Length: 1073741825\r\n\r\n", 413, "", None),
+    "a list of lengths": (GET + HOST + b"Content-Length: 1, 1\r\n\r\n", 400, "one number", 33),
+    "a length too long": (GET + HOST + b"Content-Length: 1073741825\r\n\r\n", 413, "", 33),
     "a length of many digits": (
-        GET + HOST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413, "longer", None,
+        GET + HOST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413, "longer", 33,
     ),
     "a length and a coding": (
         GET + HOST + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
-        400, "together", None,
+        400, "together", 61,
     ),
     "a coding in HTTP/1.0": (
-        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "HTTP/1.0", None,
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "HTTP/1.0", 17,
     ),
     "gzip alone": (
-        GET + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501, "only transfer coding", None,
+        GET + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501, "only transfer coding", 33,
+    ),
+    "gzip and chunked in two lines": (
+        GET + HOST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+        501, "only transfer coding", 33,
     ),
     "chunked not last": (
-        GET + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n", 400, "not the last", None,
+        GET + HOST + b"Transfer-Encoding: chunked, gzip\r\n\r\n", 400, "not the last", 33,
     ),
     "chunked twice": (
         GET + HOST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-        400, "twice", None,
+        400, "twice", 61,
     ),
     "gzip and chunked": (
-        GET + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501, "only transfer coding", None,
+        GET + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501, "only transfer coding", 33,
     ),
-    "an empty coding": (GET + HOST + b"Transfer-Encoding:\r\n\r\n", 400, "not a list", None),
+    "an empty coding": (GET + HOST + b"Transfer-Encoding:\r\n\r\n", 400, "not a list", 33),
     "an empty coding in a list": (
-        GET + HOST + b"Transfer-Encoding: , chunked\r\n\r\n", 400, "not a list", None,
+        GET + HOST + b"Transfer-Encoding: , chunked\r\n\r\n", 400, "not a list", 33,
     ),
     "chunked with a parameter": (
-        GET + HOST + b"Transfer-Encoding: chunked;a=b\r\n\r\n", 400, "no parameters", None,
+        GET + HOST + b"Transfer-Encoding: chunked;a=b\r\n\r\n", 400, "no parameters", 33,
     ),
     "chunked in quotes": (
-        GET + HOST + b'Transfer-Encoding: "chunked"\r\n\r\n', 400, "not a list", None,
+        GET + HOST + b'Transfer-Encoding: "chunked"\r\n\r\n', 400, "not a list", 33,
     ),
-    "another expectation": (GET + HOST + b"Expect: tea\r\n\r\n", 417, "100-continue", None),
+    "another expectation": (GET + HOST + b"Expect: tea\r\n\r\n", 417, "100-continue", 33),
     "another expectation, too": (
-        GET + HOST + b"Expect: 100-continue, tea\r\n\r\n", 417, "100-continue", None,
+        GET + HOST + b"Expect: 100-continue, tea\r\n\r\n", 417, "100-continue", 33,
+    ),
+    "another expectation first": (
+        GET + HOST + b"Expect: tea\r\nExpect: 100-continue\r\n\r\n", 417, "100-continue", 33,
+    ),
+    "another expectation second": (
+        GET + HOST + b"Expect: 100-Continue\r\nexpect:tea\r\nExpect:\r\n\r\n", 417,
+        "100-continue", 55,
     ),
     "too many fields": (
         GET + HOST + b"X: 1\r\n" * 100, 431, "more than 100", len(GET + HOST) + 99 * 6,
@@ -307,6 +335,8 @@ def test_refused(name: str) -> None:
         assert isinstance(error, ProtocolError), (way, error)
         assert (error.status, error.offset) == (status, offset), (way, str(error))
         assert words in error.reason, way
+        assert error.content_offset is None
+        assert not error.reason.endswith("."), "a clause, for the log"
     assert not parser.sections[0] and not parser.sections[1], "what was refused is not kept"
     rest = HeadParser(Limits())
     assert isinstance(read(rest, [data + b"\r\n\r\n" + GET + HOST + END]), ProtocolError), "glued"
@@ -395,6 +425,7 @@ def test_relaxed(name: str) -> None:
         ("obs-fold", GET + b" X: 1\r\n", 400),
         ("obs-fold", GET + HOST + b"X: 1\r\n \x00\r\n", 400),
         ("obs-fold", GET + b"Host: a\r\n b\r\n\r\n", 400),
+        ("obs-fold", GET + b"Host: a\r\nX: 1\r\n Host: c\r\nHost: b\r\n\r\n", 400),
         ("obs-fold", GET + HOST + b" 1\r\n" * 100, 431),
         ("obs-fold", GET + HOST + b"Content-Length: 1\r\n 2\r\n\r\n", 400),
         ("underscores", GET + HOST + b"_: 1\r\n: 2\r\n", 400),

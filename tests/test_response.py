@@ -11,7 +11,7 @@ import pytest
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.http1 import CLOSED, HEAD, HTTP1
 from rawsgi.protocol.message import Limits, ProtocolError, ResponseError
-from rawsgi.protocol.response import HeadEncoder, reason_phrase
+from rawsgi.protocol.response import HeadEncoder, explain_refusal, reason_phrase
 from tests.conversation import DATE_LINE
 
 SERVER_LINE = b"Server: rawsgi\r\n"
@@ -344,17 +344,18 @@ def test_broken_head_changes_nothing() -> None:
 @pytest.mark.parametrize("status", [400, 408, 413, 414, 417, 431, 500, 501, 503, 504, 505, 507])
 @pytest.mark.parametrize("with_content", [True, False])
 def test_refusal(status: int, with_content: bool) -> None:
-    error = ProtocolError(status, "it was \u00e9 wrong", "RFC 9112 section 3", "do it right", 7)
+    error = ProtocolError(status, "it was \u00e9 wrong", "RFC 9112 section 3", "Do it right.", 7)
     data = make_encoder().encode_refusal(error, with_content)
     head, _, content = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == f"HTTP/1.1 {status} {reason_phrase(status)}".encode()
     text = (
-        f"{status} {reason_phrase(status)}\nit was \u00e9 wrong (byte 7 of the request)\n"
-        "do it right\nSee RFC 9112 section 3.\n"
+        f"{status} {reason_phrase(status)}\nIt was \u00e9 wrong (byte 7 of the request).\n"
+        "Do it right.\nSee RFC 9112 section 3.\n"
     )
     assert lines[1:] == [
-        DATE_LINE.strip(), SERVER_LINE.strip(), b"Content-Type: text/plain; charset=utf-8",
+        DATE_LINE.strip(), SERVER_LINE.strip(), *([b"Retry-After: 1"] if status == 503 else []),
+        b"Content-Type: text/plain; charset=utf-8",
         b"Content-Length: %d" % len(text.encode()), b"Connection: close",
     ]  # fmt: skip
     assert content.decode() == (text if with_content else "")
@@ -363,4 +364,23 @@ def test_refusal(status: int, with_content: bool) -> None:
 def test_refusal_with_little_to_say() -> None:
     data = make_encoder().encode_refusal(ProtocolError(799, "why", "our own rule"), True)
     assert data.startswith(b"HTTP/1.1 799 \r\n")
-    assert data.endswith(b"\r\n\r\n799 \nwhy\n")
+    assert data.endswith(b"\r\n\r\n799 \nWhy.\n")
+
+
+def test_refusal_of_content_tells_its_byte() -> None:
+    error = ProtocolError(400, "a chunk is wrong", "RFC 9112 section 7.1")
+    error.content_offset = 5
+    assert "\nA chunk is wrong (byte 5 of the content).\n" in explain_refusal(error)
+    assert str(error) == "400: a chunk is wrong at byte 5 of the content (RFC 9112 section 7.1)"
+
+
+@pytest.mark.parametrize(
+    ("code", "phrase"),
+    [
+        (200, "OK"), (413, "Content Too Large"), (414, "URI Too Long"),
+        (416, "Range Not Satisfiable"), (418, "I'm a Teapot"), (422, "Unprocessable Content"),
+        (431, "Request Header Fields Too Large"), (505, "HTTP Version Not Supported"), (799, ""),
+    ],
+)  # fmt: skip
+def test_reason_phrase_is_the_same_under_every_python(code: int, phrase: str) -> None:
+    assert reason_phrase(code) == phrase

@@ -44,7 +44,8 @@ class SlowClients:
     def __init__(self, server: Server, count: int, step: Callable[[socket.socket, int], None]):
         self._step = step
         self._stop = threading.Event()
-        self.steps = 0
+        self.under_way: set[socket.socket] = set()
+        """Those that have done more than the first step."""
         self.refused = 0
         self.sockets = [server.connect(30) for _ in range(count)]
         for connection in self.sockets:
@@ -67,7 +68,8 @@ class SlowClients:
             for connection in self.sockets:
                 try:
                     self._step(connection, turn)
-                    self.steps += 1
+                    if turn:
+                        self.under_way.add(connection)
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -112,7 +114,7 @@ def check_normal_client(kind: str, count: int, threads: str, requests: int) -> l
     with serve(WAITING, "--threads", threads, *PATIENT) as server:
         time_requests(server, 10)
         with SlowClients(server, count, KINDS[kind]) as slow:
-            wait_until(lambda: slow.steps > 3 * count, 60)
+            wait_until(lambda: len(slow.under_way) == count, 60)
             durations = time_requests(server, requests)
             assert slow.refused == 0
         return durations
@@ -164,7 +166,10 @@ def test_the_longest_idle_connection_makes_room() -> None:
             with contextlib.suppress(BlockingIOError):
                 assert connection.recv(1) == b""
                 closed.append(number)
-        assert closed == [2], "each of the three left before the next came"
+        # One: each of the three left before the next came. Within a turn of the loop all are
+        # idle for equally long, so which of the others it is depends.
+        assert len(closed) == 1
+        assert closed[0] >= 2
         assert "the longest idle one made room" in server.stderr()
 
 
@@ -327,8 +332,10 @@ def check_nothing_is_lost(count: int, tmp_path: Path) -> None:
 def settle(server: Server, threads: int) -> None:
     """Until the server has noticed that everybody left."""
     wait_until(
-        lambda: sum("socket" in name for name in list_descriptors(server.pid)) <= 4
-        and count_threads(server.pid) <= threads,
+        lambda: (
+            sum("socket" in name for name in list_descriptors(server.pid)) <= 4
+            and count_threads(server.pid) <= threads
+        ),
         30,
     )
 

@@ -81,9 +81,7 @@ def apply_accepted(comparison: Comparison, entries: Sequence[Entry]) -> None:
         ]
 
 
-def _is_accepted(
-    entries: Sequence[Entry], id_: str, server: str, difference: Difference
-) -> bool:
+def _is_accepted(entries: Sequence[Entry], id_: str, server: str, difference: Difference) -> bool:
     texts = [str(difference), str(generalise_difference(difference))]
     # Not any(): every entry that fits is in use.
     return bool([entry for entry in entries if entry.accepts(id_, server, texts)])

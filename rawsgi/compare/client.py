@@ -41,8 +41,7 @@ EventKind = Literal["sent", "received", "half-closed", "follow-up", "closed", "r
 HALF_CLOSED_S: Final = 0.4
 FOLLOW_UP_MARK: Final = "rawsgi-follow-up"
 FOLLOW_UP: Final = (
-    f"GET /?{FOLLOW_UP_MARK} HTTP/1.1\r\n"
-    "Host: follow-up.example\r\nConnection: close\r\n\r\n"
+    f"GET /?{FOLLOW_UP_MARK} HTTP/1.1\r\nHost: follow-up.example\r\nConnection: close\r\n\r\n"
 ).encode("ascii")
 
 
@@ -192,8 +191,10 @@ class _Client:
             before = self.reader.count_complete()
             status = int(step.awaited)
             self._receive(
-                lambda: any(response.status == status for response in self.reader.responses)
-                or self.reader.count_complete() > before
+                lambda: (
+                    any(response.status == status for response in self.reader.responses)
+                    or self.reader.count_complete() > before
+                )
             )
 
     def _finish(self, sent: bytes, wanted: int) -> None:

@@ -198,9 +198,7 @@ def _confirm(replayer: Replayer, rows: Sequence[Row]) -> None:
     slow = [row for row in here if row.transcripts[name].lasted_s() > SLOW_S]
     quick = [row for row in here if row.transcripts[name].lasted_s() <= SLOW_S]
     again = replayer.replay([row.exchange for row in quick], workers=1)
-    again |= replayer.replay(
-        [row.exchange for row in slow], workers=WAITING_WORKERS, thorough=True
-    )
+    again |= replayer.replay([row.exchange for row in slow], workers=WAITING_WORKERS, thorough=True)
     for row in here:
         if row.exchange.id in again:
             _settle(row, replayer, again[row.exchange.id])

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _ACCEPTS_IN_A_ROW = 64
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_PAUSE_S = 0.5
+# How long accepting rests when there is no room and nobody can be asked to leave.
+_PAUSE_S = 0.1
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
 # readers fill the kernel's memory for all of TCP, and everybody waits (measured: 10 s).
 _UNSENT_BYTES = 1 << 18
@@ -56,17 +57,18 @@ class Acceptor:
         """Clients are waiting. False: this thread has lost the loop meanwhile."""
         loop = self._loop
         for _ in range(_ACCEPTS_IN_A_ROW):
-            if len(loop.connections) >= self.room.limit and not self.room.make():
-                return True
             try:
                 sock, address = self.socket.accept()
             except (BlockingIOError, InterruptedError):
                 return True
             except OSError as error:
-                if error.errno in _OUT_OF_DESCRIPTORS:
-                    self.room.give_up(error)
+                if error.errno in _OUT_OF_DESCRIPTORS and not self.room.find_descriptor(error):
                     return True
-                continue  # the client left before it was accepted
+                continue  # the client left before it was accepted, or there is room now
+            if len(loop.connections) >= self.room.limit:
+                # Only now is it known that somebody waits. Who finds no room is let in as the
+                # last one: accepting stops until there is some.
+                self.room.make()
             connection = self._admit(sock, address)
             if connection is not None and not connection.on_event(READ):
                 return False
@@ -137,7 +139,7 @@ class Room:
     def __init__(self, loop: Loop, limit: int) -> None:
         self._loop = loop
         self._candidates: deque[tuple[float, Connection]] = deque()
-        self._warned = False
+        self._warned: set[str] = set()
         self.limit = limit
         self.acceptors: list[Acceptor] = []
         self.deadline = 0.0
@@ -153,7 +155,8 @@ class Room:
             while self._candidates:
                 since, connection = self._candidates.popleft()
                 if connection.since == since and is_doing_nothing(connection):
-                    self._warn("the connection limit is reached: the longest idle one made room")
+                    if len(self._loop.connections) >= self._loop.settings.connections:
+                        self._warn("connection limit reached: the longest idle one made room")
                     connection.close()
                     return True
             waiting = [
@@ -163,16 +166,17 @@ class Room:
             ]
             waiting.sort(key=lambda entry: entry[0])
             self._candidates.extend(waiting)
-        self._warn("the connection limit is reached, all are busy: new ones have to wait")
-        for acceptor in self.acceptors:
-            acceptor.pause()
-        self._loop.on_release = self._resume
+        self._warn("all connections are busy: new ones have to wait")
+        self._rest()
         return False
 
-    def give_up(self, error: OSError) -> None:
-        """Out of descriptors or memory: an idle connection leaves, and accepting rests a while."""
+    def find_descriptor(self, error: OSError) -> bool:
+        """Out of descriptors or memory: an idle connection leaves; False: there is none, and
+        accepting rests a while."""
         self._warn(f"no more connections can be accepted for now: {error.strerror}")
-        self.limit = max(1, min(self.limit, len(self._loop.connections)))
+        return self.make()
+
+    def _rest(self) -> None:
         for acceptor in self.acceptors:
             acceptor.pause()
         self.deadline = self._loop.now + _PAUSE_S
@@ -180,26 +184,18 @@ class Room:
 
     def expire(self, now: float) -> None:
         """The clock: accepting has rested long enough."""
-        self.limit = self._loop.settings.connections
-        self._resume()
-
-    def _resume(self) -> None:
-        if self.scheduled is not None:
-            return  # descriptors are short: the clock decides
-        self._loop.on_release = None
         for acceptor in self.acceptors:
             acceptor.resume()
 
     def _warn(self, message: str) -> None:
-        if not self._warned:
-            self._warned = True
+        if message not in self._warned:
+            self._warned.add(message)
             log.warning("%s (said once; see --connections and the descriptor limit)", message)
 
     def close(self) -> None:
         for acceptor in self.acceptors:
             acceptor.close()
         self.acceptors.clear()
-        self._loop.on_release = None
         self._loop.clock.forget(self)
 
 

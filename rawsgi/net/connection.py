@@ -490,9 +490,7 @@ class Connection:
         if self.upload is not None:
             self.upload.end()
         self.refuse(
-            ProtocolError(
-                504, "the application took too long to answer", "RFC 9110 section 15.6.5"
-            )
+            ProtocolError(504, "the application took too long to answer", "RFC 9110 section 15.6.5")
         )
 
     def cut(self) -> None:

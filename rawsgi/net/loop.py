@@ -30,6 +30,9 @@ from rawsgi.protocol.response import HeadEncoder
 
 # While requests run in other threads Date goes on; a stalled log is tried again as often.
 _TICK_S = 1.0
+# With a thousand busy connections, sockets that were read a moment ago are still in the caches
+# when their responses are written.
+_EVENTS_IN_A_TURN = 64
 # How long a response may wait for others to leave with.
 _DEFER_S = 0.001
 # The poller takes milliseconds as an int of C; some settings may be longer than that.
@@ -49,7 +52,7 @@ class Poller(Protocol):
     def register(self, fd: int, mask: int) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
     def unregister(self, fd: int) -> None: ...
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]: ...
+    def poll(self, timeout_s: float, limit: int) -> list[tuple[int, int]]: ...
     def close(self) -> None: ...
 
 
@@ -76,7 +79,7 @@ class PortablePoller:
     def unregister(self, fd: int) -> None:
         self._selector.unregister(fd)
 
-    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+    def poll(self, timeout_s: float, limit: int) -> list[tuple[int, int]]:
         ready = self._selector.select(None if timeout_s < 0 else timeout_s)
         return [
             (
@@ -160,8 +163,6 @@ class Loop:
         """Content is handed over while it arrives."""
         self.on_empty: Callable[[], None] = lambda: None
         """Called when the last connection has gone."""
-        self.on_release: Callable[[], None] | None = None
-        """Called when a connection has gone, while somebody waits for room."""
         self.poller = make_poller(settings.poller)
         self.handlers: dict[int, Handler] = {}
         self.connections: set[Connection] = set()
@@ -225,7 +226,7 @@ class Loop:
                 timeout_s = 0.0
             elif (crew.running or stalled) and not 0 <= timeout_s <= _TICK_S:
                 timeout_s = _TICK_S
-            ready = self.ready = self.poller.poll(timeout_s)
+            ready = self.ready = self.poller.poll(timeout_s, _EVENTS_IN_A_TURN)
             now = self.now = monotonic()
             if now >= self._next_second:
                 self._tell_date()
@@ -308,8 +309,6 @@ class Loop:
     def release(self, connection: Connection) -> None:
         """A connection has closed."""
         self.connections.discard(connection)
-        if self.on_release is not None:
-            self.on_release()
         if not self.connections:
             self.on_empty()
 

@@ -12,6 +12,9 @@ from rawsgi.protocol.message import ProtocolError
 _METHODS = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH")
 )
+# Values of Expect and Transfer-Encoding.
+_UNDERSTOOD = (b"", b"100-continue", b"chunked")
+_NO_REQUEST_LINE = "the first line is no request-line"
 _HINT = "Write: GET / HTTP/1.1"
 
 
@@ -21,14 +24,13 @@ def explain_request_line(line: bytes) -> ProtocolError:
     method = grammar.token_bytes.match(line)
     if method is None or not _resembles_request(line, method[0]):
         # Of a line that means something else no byte is the wrong one.
-        offset = None if line else 0
-        return ProtocolError(400, "the first line is no request-line", source, _HINT, offset)
+        return ProtocolError(400, _NO_REQUEST_LINE, source, _HINT)
     stripped = line.rstrip(b" ")
     words = stripped.split(b" ")
     target_at = len(words[0]) + 1
     misplaced = _find_misplaced_byte(words, method.end())
     if misplaced is not None:
-        reason = "the first line is no request-line: method, target and version with one space between"
+        reason = _NO_REQUEST_LINE + ": method, target and version with one space between"
         return ProtocolError(400, reason, source, _HINT, misplaced)
     if len(words) == 2:
         return ProtocolError(
@@ -126,16 +128,17 @@ def explain_field_line(line: bytes) -> ProtocolError:
 def find_field_line(head: bytes, error: ProtocolError) -> int | None:
     """Return where the line of the field stands that `error` names; None: nowhere in `head`.
 
-    Of several lines it is the last, which does not go with the others. But what is not
-    understood at all (501) stands first.
+    Of several lines it is the last, which does not go with the others; or the first that holds
+    what is not understood at all (417, 501).
     """
     name = error.field.lower().encode("ascii")
     place = None
     at = 0
     for line in head.split(b"\n"):
-        if line.partition(b":")[0].lower() == name:
+        found, _, value = line.lower().partition(b":")
+        if found == name:
             place = at
-            if error.status == 501:
+            if error.status in (417, 501) and value.strip(b" \t\r") not in _UNDERSTOOD:
                 break
         at += len(line) + 1
     return place

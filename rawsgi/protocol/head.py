@@ -76,8 +76,7 @@ class HeadParser:
         is_known = None not in found
         try:
             pairs = [
-                pair or self.parse_field_line(line)
-                for line, pair in zip(lines, found, strict=True)
+                pair or self.parse_field_line(line) for line, pair in zip(lines, found, strict=True)
             ]
             section = build_section(pairs, minor, self.limits, self.allow)
         except ProtocolError:

@@ -1,17 +1,17 @@
 """An application that takes its time in every way that a server has to live with.
 
-    /                    answers at once, with its thread and what it was told about threads
-    /sleep/SECONDS       sleeps
-    /spin/SECONDS        computes in Python
-    /block/SECONDS       blocks in C
-    /until/NAME          waits until the file NAME exists in the folder WAITING_FOLDER
-    /read                reads its content, answers with the length
-    /bytes/COUNT         answers with so many bytes, as one block
-    /blocks/COUNT        answers with blocks of 16 KiB, COUNT bytes in all, and never ends early
-    /file/COUNT          answers with a file of that size
-    /ticks/SECONDS       a block every so many seconds, for ever
-    /closed              how many iterables of /blocks and /ticks were closed
-    /most                how many requests ran at the same time at most, and in which threads
+/                    answers at once, with its thread and what it was told about threads
+/sleep/SECONDS       sleeps
+/spin/SECONDS        computes in Python
+/block/SECONDS       blocks in C
+/until/NAME          waits until the file NAME exists in the folder WAITING_FOLDER
+/read                reads its content, answers with the length
+/bytes/COUNT         answers with so many bytes, as one block
+/blocks/COUNT        answers with blocks of 16 KiB, COUNT bytes in all, and never ends early
+/file/COUNT          answers with a file of that size
+/ticks/SECONDS       a block every so many seconds, for ever
+/closed              how many iterables of /blocks and /ticks were closed
+/most                how many requests ran at the same time at most, and in which threads
 """
 
 from __future__ import annotations
@@ -128,14 +128,14 @@ def send_file(
     environ: dict[str, Any], start_response: Callable[..., Any], rest: str
 ) -> Iterable[bytes]:
     file = tempfile.TemporaryFile()
-    file.truncate(int(rest))
+    file.seek(int(rest) - 1)
+    file.write(b"\0")  # a file without a block would not be sent as a file
+    file.seek(0)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", rest)])
     return environ["wsgi.file_wrapper"](file)  # type: ignore[no-any-return]
 
 
-def tick(
-    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
-) -> Iterable[bytes]:
+def tick(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
 
     def make_ticks() -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,5 +109,11 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
+def end_orderly(number: int, frame: object) -> None:
+    """SIGTERM: leave through every `with`, so that no server or file is left behind."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end_orderly)
     sys.exit(main(sys.argv[1:]))

@@ -83,9 +83,7 @@ def _render_rows(
     cell = min(_CELL_WIDE, max(_CELL_SHORT, (width - 36) // len(names)))
     short = cell < 18
     label = width - cell * len(names)
-    rows = [
-        row for row in comparison.rows if any(row.differences.get(name) for name in names[1:])
-    ]
+    rows = [row for row in comparison.rows if any(row.differences.get(name) for name in names[1:])]
     if not rows:
         return
     yield ""
@@ -112,16 +110,12 @@ def _render_rows(
     yield from _render_legend(rows, names, short, width, style)
 
 
-def _render_cell(
-    row: Row, reference: str, name: str, short: bool, style: Style, width: int
-) -> str:
+def _render_cell(row: Row, reference: str, name: str, short: bool, style: Style, width: int) -> str:
     text, colours = describe_cell(row, reference, name, short)
     return style.paint(_fit(text, width - 1).rjust(width), *colours)
 
 
-def describe_cell(
-    row: Row, reference: str, name: str, short: bool
-) -> tuple[str, tuple[str, ...]]:
+def describe_cell(row: Row, reference: str, name: str, short: bool) -> tuple[str, tuple[str, ...]]:
     """Return the text of a cell and its colours."""
     answer = row.answers.get(name)
     if answer is None:
@@ -218,8 +212,10 @@ def _render_summary(comparison: Comparison, width: int, style: Style) -> Iterato
     heads = ["asked", "judged", "right", "MUST", "SHOULD", "unsafe", "differs", "crashes"]
     yield ""
     label = max(16, width - 8 * len(heads))
-    yield style.paint("Verdict".ljust(label)[: label - 1], "bold") + " " + style.paint(
-        "".join(head.rjust(8) for head in heads), "bold"
+    yield (
+        style.paint("Verdict".ljust(label)[: label - 1], "bold")
+        + " "
+        + style.paint("".join(head.rjust(8) for head in heads), "bold")
     )
     for column in comparison.columns:
         score = score_server(comparison, column.name)

@@ -104,9 +104,7 @@ def _describe_event(event: Event, number: int, events: Sequence[Event]) -> str:
     return _NOTES[event.kind]
 
 
-def render_transcripts(
-    comparison: Comparison, row: Row, width: int, style: Style
-) -> Iterator[str]:
+def render_transcripts(comparison: Comparison, row: Row, width: int, style: Style) -> Iterator[str]:
     """Yield the lines of one exchange: what was sent, then each server beside the reference."""
     exchange = row.exchange
     yield style.paint(exchange.id, "bold")
@@ -224,6 +222,4 @@ def _show_offset(line: Line | None, number: int) -> str:
 def _point_out(mine: str, theirs: str) -> str:
     """Return a line of carets under the first and all further characters that differ."""
     length = max(len(mine), len(theirs))
-    return "".join(
-        " " if mine[i : i + 1] == theirs[i : i + 1] else "^" for i in range(length)
-    )
+    return "".join(" " if mine[i : i + 1] == theirs[i : i + 1] else "^" for i in range(length))
