@@ -230,7 +230,9 @@ def test_a_request_in_chunks_and_what_is_no_request(hand: Hand) -> None:
         assert read_all(client)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(b"\x16\x03\x01\x00\x1b[2J\xff\n")
-        hand.expect("This is TLS", r"\x16\x03\x01\x00\x1b[2J\xff\n", "! No request-line")
+        hand.expect(r"bytes       \x16\x03\x01\x00\x1b[2J\xff\n", "! This is TLS")
+        client.sendall(b"hello\n")
+        hand.expect("start-line  hello", "! No request-line")
     hand.expect("in the middle of its request")
     hand.type(".")
     hand.expect("Waiting for the next client")

@@ -82,7 +82,10 @@ class ArrivingRequest:
     def feed(self, data: bytes) -> None:
         self.buffer += data
         if self._place == START and self.buffer.startswith(b"\x16\x03"):
+            self._screen.show("bytes", bytes(self.buffer))
             self._screen.tell("!", "This is TLS: the client was given https. Here it is http.")
+            self.method = b"?"  # something has come, and it will never be complete
+            self.buffer.clear()
         while not self.complete and self._advance():
             pass
         if self.buffer and not self.complete:

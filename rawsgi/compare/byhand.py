@@ -28,6 +28,7 @@ _KEYBOARD: Final = 0
 _BLOCK_BYTES: Final = 65536
 _WAITING_LINES: Final = 1000
 _LINGER_S: Final = 2.0
+_RESET_MS: Final = 50
 _DESCRIPTION: Final = """\
 Be an HTTP server by hand. Start it, point a client at it, and type the answer line by line: each
 line is sent at once, with CR LF. A line with only a dot, or Ctrl-D, ends the answer and closes
@@ -181,12 +182,19 @@ class Conversation:
     def _send(self, data: bytes) -> bool:
         try:
             self._client.sendall(data)
-            if self._hears_nothing:  # who has gone altogether resets the connection now
-                self._client.recv(1)
+            failed = self._hears_nothing and self._is_reset()
         except OSError:
+            failed = True
+        if failed:
             self._lose_client()
-            return False
-        return True
+        return not failed
+
+    def _is_reset(self) -> bool:
+        """Whether a client that had ended its side has gone altogether: then it says so now."""
+        watcher = select.poll()
+        watcher.register(self._client, 0)  # errors are reported always
+        watcher.poll(_RESET_MS)
+        return bool(self._client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _end_answer(self) -> None:
         assert self._answer is not None
@@ -244,7 +252,8 @@ def main(argv: list[str]) -> int:
         family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
         listener = socket.create_server((arguments.host, arguments.listen), family=family)
     except OSError as error:
-        print(f"rawsgi by-hand: cannot listen at {where}: {error.strerror}", file=sys.stderr)
+        why = str(error.strerror).partition(" (while")[0]  # the address once more
+        print(f"rawsgi by-hand: cannot listen at {where}: {why}", file=sys.stderr)
         return FAILED
     try:
         with listener:
