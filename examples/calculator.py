@@ -3,6 +3,7 @@
 The same as a JSON API: `POST /calc` with {"operation": "add", "operands": [2, 3]}.
 
 rawsgi calculator:app --port 3000
+docs/by-hand.md shows how to ask it without any client: GET /add/2/3 HTTP/1.1
 """
 
 import json

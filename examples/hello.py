@@ -1,12 +1,24 @@
 """A Flask application to talk to by hand: start it on port 3000 and type HTTP into netcat.
 
-rawsgi hello:app --port 3000
+    GET  /                  this page
+    GET  /hello             a greeting
+    GET  /user?name=arpit   the name, back
+    POST /login             a form with username and password
+    POST /save              a user in JSON, such as {"id": 1092, "name": "Arpit"}
+
+rawsgi hello:app --port 3000 --by-hand
+docs/by-hand.md walks through it, a request at a time.
 """
 
 from flask import Flask, abort, request
 from markupsafe import escape
 
 app = Flask(__name__)
+
+
+@app.get("/")
+def show_index() -> tuple[str, dict[str, str]]:
+    return __doc__ or "", {"Content-Type": "text/plain; charset=utf-8"}
 
 
 @app.get("/hello")

@@ -7,7 +7,8 @@
     GET  /slow      sleeps for ?seconds=3; meanwhile other clients need not wait
     GET  /chunked   streams ?chunks=5, one every ?seconds=0.5
 
-rawsgi info:app --port 3000
+rawsgi info:app --port 3000 --by-hand
+docs/by-hand.md walks through chunks and 100-continue with it, docs/wire.md reads the bytes.
 """
 
 import json

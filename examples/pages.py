@@ -4,6 +4,7 @@ This is all that WSGI asks of an application: a function that takes the request 
 dictionary, says how the response starts, and returns its content as blocks of bytes.
 
 rawsgi pages:app --port 3000
+docs/by-hand.md is about what a browser sends to get them, and sends it by hand.
 """
 
 PAGES = {

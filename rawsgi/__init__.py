@@ -13,8 +13,17 @@ The path of a request, in the order of the folders:
 `process/worker` joins these parts; `cli` and `config` stand in front.
 """
 
-from rawsgi.config import Settings
+from rawsgi.config import Settings, SettingsError
+from rawsgi.net.listener import ListenerError
 from rawsgi.net.overtime import RequestTimeout
+from rawsgi.serving import serve
 from rawsgi.version import VERSION as __version__
 
-__all__ = ["RequestTimeout", "Settings", "__version__"]
+__all__ = [
+    "ListenerError",
+    "RequestTimeout",
+    "Settings",
+    "SettingsError",
+    "__version__",
+    "serve",
+]

@@ -8,25 +8,37 @@ The flags derive from `config.OPTIONS`: none is written here but those that are 
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TextIO
 
-from rawsgi.config import GROUPS, OPTIONS, TIMEOUTS, Option, Settings, SettingsError
+from rawsgi.byhand.greeting import greet_typist
+from rawsgi.config import (
+    GROUPS,
+    OPTIONS,
+    TIMEOUTS,
+    Option,
+    Settings,
+    SettingsError,
+    find_close,
+    quote,
+)
 from rawsgi.logs import configure_logging, wants_colour
 from rawsgi.net.listener import Listener, ListenerError, open_listeners, parse_bind
 from rawsgi.process import worker
-from rawsgi.sources import Resolved, resolve_settings, show_settings
+from rawsgi.settings.newcomers import explain_flag, explain_word
+from rawsgi.settings.sources import Resolved, resolve_settings, show_settings
+from rawsgi.units import parse_switch
 from rawsgi.version import VERSION
-from rawsgi.wire.greeting import greet_typist
 from rawsgi.wsgi.application import ApplicationError, find_application
+from rawsgi.wsgi.gateway import Application
 
 EXIT_FAILED = 1
 EXIT_MISUSED = 2
@@ -35,7 +47,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 COMMANDS = {
     "compare": ("rawsgi.compare.command", "replay raw exchanges against other servers too"),
     "replay": ("rawsgi.process.replay", "send a recorded exchange to an application"),
-    "by-hand": ("rawsgi.compare.byhand", "be the server yourself: see requests, type answers"),
+    "by-hand": ("rawsgi.byhand.command", "be the server yourself: see requests, type answers"),
 }
 
 _DESCRIPTION = """\
@@ -69,20 +81,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), EXIT_FAILED)
     except ApplicationError as error:
         if error.traceback:
-            sys.stderr.write(error.traceback)
+            _write_stderr(error.traceback)
         return _complain(str(error), EXIT_FAILED)
     except KeyboardInterrupt:  # before the worker took the signals over
         return EXIT_INTERRUPTED
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unwritten(stream)
 
 
 def _serve_or_show(arguments: list[str]) -> int:
+    if "--help" in arguments or "-h" in arguments:
+        _refuse_word(arguments, _find_value(arguments, "--app-dir") or ".")
+    arguments = [_understand_switch(each) for each in arguments]
+    _refuse_single_dash(arguments)
     parser = build_parser()
     try:
         namespace, unknown = parser.parse_known_args(arguments)
     except SystemExit:  # --help and --version: what they wrote is flushed here
         return _show("")
     if unknown:
-        raise SettingsError(_describe_unknown(unknown[0]))
+        _refuse_word(arguments, namespace.app_dir or ".")
+        # The value of an unknown flag looks like an application too many.
+        flags = [word for word in unknown if word.startswith("-")]
+        raise SettingsError(_describe_unknown((flags or unknown)[0]))
     given = {name: value for name, value in vars(namespace).items() if value is not None}
     config_file = given.pop("config", None)
     print_config = given.pop("print_config", False)
@@ -94,25 +116,73 @@ def _serve_or_show(arguments: list[str]) -> int:
             raise SettingsError(f"{resolved.sources['bind']}: {error}") from None
     if print_config:
         return _show(show_settings(resolved))
+    _refuse_word(arguments, resolved.settings.app_dir)
     if not resolved.settings.application:
         raise SettingsError("no application given; try: rawsgi hello:app (rawsgi --help says more)")
     return serve_settings(resolved)
 
 
-def serve_settings(resolved: Resolved) -> int:
-    """Listen, load the application, serve until told to stop; the exit code.
+def _refuse_word(arguments: Sequence[str], folder: str) -> None:
+    """Raise SettingsError if the line begins with a command that does not exist."""
+    if arguments:
+        hint = explain_word(arguments[0], arguments[1:], list(find_commands()), folder)
+        if hint:
+            raise SettingsError(hint)
+
+
+def _find_value(arguments: Sequence[str], flag: str) -> str:
+    """The value of a flag, before the parser has looked at the line; "" for none."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name == flag:
+            return value or following
+    return ""
+
+
+def _understand_switch(word: str) -> str:
+    """`--access-log=false` becomes `--no-access-log`; any other word stays as it is."""
+    name, equals, text = word.partition("=")
+    switch = next((o for o in OPTIONS if o.kind == "switch" and o.flag == name), None)
+    if not equals or switch is None:
+        return word
+    try:
+        return name if parse_switch(text) else f"--no-{switch.key}"
+    except ValueError as error:
+        raise SettingsError(f"{quote(word)}: {error}") from None
+
+
+def _refuse_single_dash(arguments: Sequence[str]) -> None:
+    """`-bind` would be read as `-b ind`, and `-port` as a flag that is not there."""
+    for word in arguments:
+        name = word.partition("=")[0]
+        if re.fullmatch(r"-[a-z][a-z-]+", name) and any(o.flag == f"-{name}" for o in OPTIONS):
+            raise SettingsError(f"there is no option {name}; did you mean -{name}?")
+
+
+def serve_settings(
+    resolved: Resolved,
+    application: Application | None = None,
+    on_ready: Callable[[list[str]], object] | None = None,
+) -> int:
+    """Listen, load the application unless it is given, serve until told to stop; the exit code.
 
     The ports come first: that they are taken should not be learned after a slow import.
     """
     settings = resolved.settings
     configure_logging(settings)
-    listeners = open_listeners(settings.bind, settings.backlog)
+    listeners = open_listeners(settings.bind, settings.backlog, settings.unix_mode)
     try:
-        name, application = find_application(settings.application, settings.app_dir)
-        configure_logging(settings)  # again: see there
-        return worker.run(
-            settings, application, listeners, on_ready=lambda: _announce(name, listeners, settings)
-        )
+        name = settings.application
+        if application is None:
+            name, application = find_application(settings.application, settings.app_dir)
+            configure_logging(settings)  # again: see there
+
+        def announce() -> None:
+            _announce(name, listeners, settings)
+            if on_ready is not None:
+                on_ready([listener.address for listener in listeners])
+
+        return worker.run(settings, application, listeners, on_ready=announce)
     finally:
         for listener in listeners:
             listener.close()
@@ -136,14 +206,28 @@ def _show(text: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The interpreter would flush again when it ends, and complain.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        _drop_unwritten(sys.stdout)
     return 0
 
 
+def _drop_unwritten(stream: TextIO | None) -> None:
+    """What cannot be written is given up: the interpreter would try again when it ends, fail,
+    and make that the exit status."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except ValueError:  # closed
+        pass
+
+
 def _write_stderr(text: str) -> None:
+    if sys.stderr is None:  # the process was started without one
+        return
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -268,7 +352,7 @@ def _add_option(group: argparse._ActionsContainer, option: Option) -> None:
             )
         return
     group.add_argument(
-        option.flag,
+        *filter(None, (option.short, option.flag)),
         dest=option.name,
         metavar=option.metavar,
         default=None,
@@ -295,9 +379,13 @@ def _describe_unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"unexpected {word!r}: one application is served; options begin with --"
     name = word.partition("=")[0]
+    if instead := explain_flag(name):
+        return f"there is no option {name}: {instead}"
     known = [option.flag for option in OPTIONS]
     known += [f"--no-{option.key}" for option in OPTIONS if option.kind == "switch"]
     known += ["--help", "--version", "--config", "--print-config"]
-    close = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if name in known:
+        return f"{name} stands after --, where nothing is an option"
+    close = find_close(name, known, 0.7)[:2]
     hint = f"did you mean {' or '.join(close)}?" if close else "rawsgi --help lists them"
     return f"there is no option {name}; {hint}"

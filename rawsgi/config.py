@@ -3,7 +3,8 @@
 A setting is written once, as a field of `Settings` with its metadata. The flag, the environment
 variable, the TOML key, the help, `--print-config` and docs/settings.md derive from it.
 Unit and kind come from name and type: `_s` is a duration, `_bytes` a size, and neither is part of
-the name that a person types. How values are found and which wins is in `sources`.
+the name that a person types; `_mode` is a file mode. How values are found and which wins is in
+`settings.sources`.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _setting(
     default_text: str = "",
     ascii_only: bool = False,
     hidden: bool = False,
+    short: str = "",
 ) -> Any:
-    """A field of `Settings`. `by_hand` is its default under `--by-hand`."""
+    """A field of `Settings`. `by_hand` is its default under `--by-hand`; `short` a second flag."""
     metadata = {
         "help": help,
         "group": group,
@@ -70,6 +72,7 @@ def _setting(
         "default_text": default_text,
         "ascii_only": ascii_only,
         "hidden": hidden,
+        "short": short,
     }
     if callable(default):
         return field(default_factory=cast(Callable[[], Any], default), metadata=metadata)
@@ -113,6 +116,14 @@ class Settings:
         ADDRESS,
         metavar="ADDRESS",
         default_text=f"{DEFAULT_HOST}:{DEFAULT_PORT}; 0.0.0.0:$PORT when PORT is set",
+        short="-b",
+    )
+    unix_mode: int = _setting(
+        0o666,
+        "permissions of Unix socket files, in octal: who may connect",
+        ADDRESS,
+        metavar="MODE",
+        maximum=0o777,
     )
     app_dir: str = _setting(
         ".",
@@ -129,6 +140,13 @@ class Settings:
         "write a line for each request to standard output",
         LOGS,
         default_text="on when standard output is a terminal",
+    )
+    access_log_file: str | None = _setting(
+        None,
+        "write these lines to this file instead; SIGUSR1 opens it anew",
+        LOGS,
+        metavar="FILE",
+        default_text="none",
     )
     log_level: str = _setting(
         "info", "what goes to the error log", LOGS, metavar="LEVEL", choices=LOG_LEVELS
@@ -194,7 +212,13 @@ class Settings:
         False, "start the application before the request content is complete", OTHER
     )
     lost_threads: int = _count(
-        8, "threads lost to timed-out requests before the process asks to be replaced", OTHER
+        8,
+        "end with status 75, to be started anew, when so many threads are lost to requests that "
+        "were answered with 504 and do not end",
+        OTHER,
+    )
+    lost_after_s: float = _setting(
+        30.0, "how long after its 504 a thread counts as lost", OTHER, maximum=_YEAR_S
     )
     poller: str = _setting(
         "auto",
@@ -273,7 +297,7 @@ class Option:
 
     name: str
     kind: str
-    """text, switch, count, duration, size; `many` of them where a tuple is kept."""
+    """text, switch, count, duration, size, mode; `many` of them where a tuple is kept."""
     many: bool
     key: str
     """The TOML key. With two dashes it is the flag, in capitals the environment variable."""
@@ -288,6 +312,8 @@ class Option:
     default_text: str
     ascii_only: bool
     hidden: bool
+    short: str
+    """A flag of one letter that means the same; "" for none."""
 
     @property
     def flag(self) -> str:
@@ -306,18 +332,22 @@ class Option:
         if self.many:
             return tuple(part for part in re.split(r"[,\s]+", text) if part)
         if self.kind == "text":
-            return text
+            # A level of another case can mean nothing else.
+            return text.lower() if self.choices and text.lower() in self.choices else text
         return PARSERS[self.kind](text.strip())
 
     def find_problem(self, value: object) -> str:
         """What is wrong with a parsed value; "" if nothing."""
         if self.many:
             if not isinstance(value, tuple):
-                return "must be a tuple of texts"
+                return f"must be a text or a list of texts, such as {self._show_example()}"
             return next(filter(None, map(self._find_problem_of_one, value)), "")
         if value is None and self.default() is None:
             return ""
         return self._find_problem_of_one(value)
+
+    def _show_example(self) -> str:
+        return f'"{self.choices[0] if self.choices else self.default()[0]}"'
 
     def _find_problem_of_one(self, value: object) -> str:
         if self.kind in ("text", "switch"):
@@ -348,9 +378,10 @@ def _build_option(source: Any, hint: object) -> Option:
         kind = "switch"
     elif hint in (int, float):
         kind = "count"
-        for ending, unit in (("_s", "duration"), ("_bytes", "size")):
+        for ending, unit in (("_s", "duration"), ("_bytes", "size"), ("_mode", "mode")):
             if name.endswith(ending):
-                name, kind = name.removesuffix(ending), unit
+                kind = unit
+                name = name if unit == "mode" else name.removesuffix(ending)
     default = source.default_factory
     if default is MISSING:
         default = lambda: source.default  # noqa: E731
@@ -362,7 +393,8 @@ def _build_option(source: Any, hint: object) -> Option:
     )  # fmt: skip
 
 
-_KIND_METAVARS = {"text": "TEXT", "switch": "", "count": "N", "duration": "TIME", "size": "SIZE"}
+_KIND_METAVARS = {"text": "TEXT", "switch": "", "count": "N", "duration": "TIME",
+                   "size": "SIZE", "mode": "MODE"}  # fmt: skip
 
 
 def format_value(option: Option, value: Any) -> str:
@@ -380,8 +412,15 @@ def quote(text: str) -> str:
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """` (did you mean ...?)`, or nothing when no known word is close."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    close = find_close(word, known)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def find_close(word: str, known: Sequence[str], likeness: float = 0.6) -> list[str]:
+    """Known words that may have been meant; one alone where it is as good as certain."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=likeness)
+    sure = difflib.get_close_matches(word, known, n=1, cutoff=0.9)
+    return sure or close
 
 
 def _derive_options(source: type) -> tuple[Option, ...]:
@@ -393,57 +432,3 @@ _SHORTHAND_OPTIONS = _derive_options(_Shorthand)
 SHORTHAND_NAMES = frozenset(option.name for option in _SHORTHAND_OPTIONS)
 OPTIONS = _SHORTHAND_OPTIONS + _derive_options(Settings)
 """Every setting, in the order of help and docs; `host` and `port` are shorthands of `bind`."""
-
-
-_SETTINGS_PAGE = """\
-# Settings
-
-Every setting can be given in three ways. What is said nearer wins:
-
-1. a flag: `--keep-alive-timeout 30s`
-2. an environment variable: `RAWSGI_KEEP_ALIVE_TIMEOUT=30s`
-3. TOML: `keep-alive-timeout = "30s"` in the table `[tool.rawsgi]` of `pyproject.toml` in the
-   current folder, or in the file that `--config FILE` (or `RAWSGI_CONFIG`) names. In a file of
-   its own the table's name may be left out.
-
-`rawsgi --print-config` shows each value and where it came from, as TOML.
-
-Times are written `30` (seconds), `30s`, `5m`, `250ms`; sizes `65536` (bytes), `64KiB` (1024
-each), `1MB` (1000 each). A switch has a second flag that begins with `--no-`; its variable takes
-`true` or `false`. A setting that may be repeated is a list in TOML, and its variable holds names
-with commas between them.
-
-`host` and `port` are short for one `bind`. Of `bind` on one side and `host` and `port` on the
-other, the side that was said nearer counts; both from one source are a mistake. Where none of
-them is given and the variable `PORT` is set, as hosting platforms do, rawsgi listens at all
-addresses on that port.
-
-An unknown key in TOML is an error. An unknown variable is one only if it is nearly the name of a
-setting, because the environment is shared with other programs.
-
-This page is made from `rawsgi/config.py`.
-"""
-
-
-def describe_settings() -> str:
-    """docs/settings.md: how settings are given, and one table for each group."""
-    parts = [_SETTINGS_PAGE]
-    for group in GROUPS:
-        parts.append(f"\n## {group}\n\n")
-        parts.append("| flag, TOML key, variable | default | meaning |\n|---|---|---|\n")
-        for option in OPTIONS:
-            if option.group != group or option.hidden:
-                continue
-            flag = option.flag + (f" {option.metavar}" if option.metavar else "")
-            if option.name == "application":
-                flag = option.metavar
-            names = f"`{flag}`<br>`{option.key}`<br>`{option.variable}`"
-            meaning = option.help
-            if option.choices:
-                meaning += ": " + ", ".join(f"`{choice}`" for choice in option.choices)
-            if option.by_hand is not None:
-                meaning += f" (`--by-hand`: {format_value(option, option.by_hand)})"
-            parts.append(f"| {names} | {option.show_default()} | {meaning} |\n")
-    parts.append("\nThe names that `--allow` takes:\n\n")
-    parts.extend(f"- `{name}`: {meaning}\n" for name, meaning in RELAXATIONS.items())
-    return "".join(parts)

@@ -16,6 +16,7 @@ KIND_WORDS = {
     "count": "a whole number",
     "duration": "a duration such as 30, 30s, 5m or 250ms",
     "size": "a size such as 65536, 64KiB or 1MB",
+    "mode": "a file mode in octal such as 660",
 }
 """The kinds of settings, and what each is in words."""
 
@@ -27,6 +28,7 @@ _SWITCH_WORDS |= {"0": False, "false": False, "no": False, "off": False}
 
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([A-Za-z]*)", re.ASCII)
 _COUNT = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_MODE = re.compile(r"(?:0o?)?[0-7]{3}", re.ASCII)
 
 
 def _parse_amount(text: str, units: Mapping[str, float], default_unit: str, kind: str) -> float:
@@ -63,6 +65,18 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_mode(text: str) -> int:
+    """The permissions that `660`, `0660` or `0o660` stand for; raises ValueError."""
+    if not _MODE.fullmatch(text):
+        raise ValueError(f"must be {KIND_WORDS['mode']}")
+    return int(text[-3:], 8)
+
+
+def format_mode(mode: int) -> str:
+    """`660`, as chmod takes it."""
+    return f"{mode:03o}"
+
+
 def format_duration(seconds: float) -> str:
     """`75s`, `5m`, `250ms`: the shortest that is exact to the microsecond."""
     if seconds % 1:
@@ -93,9 +107,11 @@ PARSERS: Mapping[str, Callable[[str], Any]] = {
     "count": parse_count,
     "duration": parse_duration,
     "size": parse_size,
+    "mode": parse_mode,
 }
 FORMATTERS: Mapping[str, Callable[[Any], str]] = {
     "switch": format_switch,
     "duration": format_duration,
     "size": format_size,
+    "mode": format_mode,
 }

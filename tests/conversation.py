@@ -74,7 +74,6 @@ class Exchange:
         self.content_bytes: int | None = len(content)
         self.head_sent = False
         self.sent = bytearray()
-        self._head = b""
 
     def client_disconnected(self) -> bool:
         return False
@@ -83,22 +82,16 @@ class Exchange:
         self.sent += self.protocol.send_head(status, fields, None, content)
         self.head_sent = True
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
-        self._head = self.protocol.send_head(status, fields, length)
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+        self.sent += self.protocol.send_head(status, fields, length, block, ends=False)
+        self.head_sent = True
+        return self.protocol.wants_content
 
     def send_data(self, block: bytes) -> None:
-        data = self.protocol.send_data(block)
-        if not self.head_sent:
-            self.head_sent = True
-            self.sent += self._head
-        self.sent += data
+        self.sent += self.protocol.send_data(block)
 
     def send_end(self) -> None:
-        data = self.protocol.send_end()
-        if not self.head_sent:
-            self.head_sent = True
-            self.sent += self._head
-        self.sent += data
+        self.sent += self.protocol.send_end()
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any

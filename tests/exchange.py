@@ -54,7 +54,6 @@ class Exchange:
         self.aborted = ""
         self.leaves_after = 1 << 60
         """How many bytes the client takes before it leaves."""
-        self._head = b""
         self.finish_file: Callable[[], None] = lambda: None
         """Send the file, as the loop would."""
         self.abort_file: Callable[[], None] = lambda: None
@@ -69,25 +68,20 @@ class Exchange:
         self.head_sent = True
         self._send(data)
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
-        self.events.append("head")
-        self._head = self.protocol.send_head(status, fields, length)
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+        self.events.append("begin")
+        data = self.protocol.send_head(status, fields, length, block, ends=False)
+        self.head_sent = True
+        self._send(data)
+        return self.protocol.wants_content
 
     def send_data(self, block: bytes) -> None:
         self.events.append("data")
-        data = self.protocol.send_data(block)
-        if not self.head_sent:
-            self.head_sent = True
-            data = self._head + data
-        self._send(data)
+        self._send(self.protocol.send_data(block))
 
     def send_end(self) -> None:
         self.events.append("end")
-        data = self.protocol.send_end()
-        if not self.head_sent:
-            self.head_sent = True
-            data = self._head + data
-        self._send(data)
+        self._send(self.protocol.send_end())
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any

@@ -175,7 +175,8 @@ class Schedule:
     def run(self, function: Callable[[], None]) -> None:
         """Run `function` as the first thread; raise what any thread found wrong."""
         previous = sys.gettrace()
-        sys.settrace(self._trace)
+        if self._files:
+            sys.settrace(self._trace)
         try:
             function()
         except Abandoned:
@@ -212,7 +213,8 @@ class Schedule:
         def live() -> None:
             if not runner.baton.acquire(timeout=_STUCK_S):
                 return
-            sys.settrace(self._trace)
+            if self._files:
+                sys.settrace(self._trace)
             try:
                 if self.failure is None:
                     function()

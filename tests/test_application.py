@@ -213,6 +213,24 @@ def test_no_such_module(folder: Folder) -> None:
     assert error.traceback is None
 
 
+def test_a_module_that_lies_one_folder_deeper(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("examples/hello.py", write_app("app"))
+    monkeypatch.chdir(folder.path)
+    error = folder.refuse("hello:app")
+    assert str(error).endswith("on sys.path; did you mean examples/hello.py?")
+
+
+def test_a_module_that_stops_with_a_sentence_needs_no_traceback(folder: Folder) -> None:
+    folder.write("hello.py", "raise SystemExit('FOLDER=x: there is\\n no such folder')\n")
+    error = folder.refuse("hello")
+    assert str(error) == (
+        "'hello' stopped while it was imported: FOLDER=x: there is no such folder"
+    )
+    assert error.traceback is None
+
+
 def test_no_such_module_in_a_package(folder: Folder) -> None:
     folder.write("shop/__init__.py", "")
     folder.write("shop/web.py", "")
@@ -324,18 +342,27 @@ def test_no_such_attribute_shows_candidates_close_spelling_first(folder: Folder)
         class Made:
             def __call__(self, environ, start_response): pass
         zulu = Made()
+        class Bound:
+            def __init__(self, needed): pass
+            def __call__(self, environ, start_response): pass
+        def build(): pass
+        def build_with(settings): pass
+        async def asgi(scope, receive): pass
+        class Iterated:
+            def __init__(self, environ, start_response): pass
+            def __iter__(self): pass
         _hidden = Made()
         number = 3
         """,
     )
     error = folder.refuse("hello:webapp")
     assert str(error) == (
-        "hello has no attribute 'webapp'; callable there: "
-        "hello:web_app, hello:zulu, hello:aardvark, hello:Made, hello:Tool"
+        "hello has no attribute 'webapp'; what may be meant: "
+        "hello:web_app, hello:zulu, hello:build(), hello:Iterated, hello:Made()"
     )
     assert error.traceback is None
     assert (
-        "none of app, application, create_app, make_app is there; callable there: hello:zulu"
+        "none of app, application, create_app, make_app is there; what may be meant: hello:zulu"
         in (str(folder.refuse("hello")))
     )
 
@@ -343,7 +370,7 @@ def test_no_such_attribute_shows_candidates_close_spelling_first(folder: Folder)
 def test_no_such_attribute_of_an_attribute(folder: Folder) -> None:
     folder.write("hello.py", "class api:\n    def app(environ, start_response): pass\n")
     assert str(folder.refuse("hello:api.ap")) == (
-        "hello:api has no attribute 'ap'; callable there: hello:api.app"
+        "hello:api has no attribute 'ap'; what may be meant: hello:api.app"
     )
     assert str(folder.refuse("hello:api.app.x.y")).startswith("hello:api.app has no attribute 'x'")
 
@@ -374,6 +401,15 @@ def test_no_such_attribute_of_an_attribute(folder: Folder) -> None:
             "hello:app(request) does not take (environ, start_response)",
         ),
         ("def create_app(): pass", "hello", "the factory hello:create_app returned None"),
+        (
+            "class App:\n    def __call__(self, environ, start_response): pass", "hello:App",
+            "hello:App is a class, and its instances are applications: write hello:App()",
+        ),
+        (
+            "class App:\n    def __init__(self, name, folder=None): pass\n"
+            "    def __call__(self, environ, start_response): pass", "hello:App",
+            "its instances are applications: write hello:App(...) with its arguments",
+        ),
         ("def make_app(): return 3", "hello", "the factory hello:make_app returned an int"),
         (
             "def create_app(config): pass", "hello",

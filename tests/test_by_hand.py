@@ -27,8 +27,8 @@ from pathlib import Path
 
 import pytest
 
-from rawsgi.config import Settings
-from rawsgi.wire.greeting import greet_typist, name_netcat
+from rawsgi.byhand.greeting import greet_typist, name_netcat, spell_duration
+from rawsgi.config import OPTIONS, Settings
 from tests.serving import ROOT, Server, serve, wait_until
 
 TIMEOUT_S = 10.0
@@ -42,6 +42,7 @@ VARIABLE = [
     (re.compile(r"\d{8}T\d{6}\.\d{6}-\d+-"), "NAME-"),
     (re.compile(r"127\.0\.0\.1:\d+"), "ADDRESS"),
     (re.compile(re.escape(str(ROOT)) + "/"), ""),
+    (re.compile(r"(?<= in )/\S+/(?=kept)"), ""),
 ]
 
 needs_netcat = pytest.mark.skipif(
@@ -192,11 +193,9 @@ class Reader:
         elif block.is_session:
             with Process(self.place_ports(block.command), self.cwd) as process:
                 self.play(process, block.output)
-        elif block.output:
+        else:
             with Process(self.place_ports(name_program(block.command)), self.cwd) as process:
                 process.expect(block.output, whole=True)
-        else:
-            self.ran -= 1
 
     def place_ports(self, text: str) -> str:
         for shown, real in self.ports.items():
@@ -277,12 +276,47 @@ def is_listening(port: int) -> bool:
 
 @needs_netcat
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads /proc")
-@pytest.mark.parametrize(("page", "blocks"), [("by-hand.md", 30), ("wire.md", 11)])
+@pytest.mark.parametrize(("page", "blocks"), [("by-hand.md", 47), ("wire.md", 11)])
 def test_the_page_is_true(page: str, blocks: int, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     reader = Reader(ROOT / "docs" / page, tmp_path)
     reader.run()
-    assert reader.ran >= blocks
+    assert reader.ran == len(reader.blocks) >= blocks
+
+
+# Flags of curl and netcat that the pages explain.
+FOREIGN_FLAGS = {"-C", "-c", "-N", "-w"}
+COMMAND_MODULES = ["byhand.command", "compare.command", "process.replay"]
+
+
+@pytest.mark.parametrize("page", ["by-hand.md", "wire.md"])
+def test_nothing_on_the_page_escapes_the_test(page: str) -> None:
+    """Every block is one that is run, with one command; every flag in the text exists."""
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    fences = re.findall(r"^```(.*)$", text, re.MULTILINE)
+    assert fences[1::2] == [""] * len(fences[1::2])
+    assert set(fences[::2]) == {"console", "wire"}
+    blocks = read_blocks(ROOT / "docs" / page)
+    assert len(blocks) == len(fences) // 2
+    for block in blocks:
+        assert (block.kind == "console") is block.lines[0].startswith("$ "), block
+        assert not any(line.startswith("$ ") for line in block.output), block
+        if block.is_session:
+            assert all(line == "..." or line[:1] in "<>" for line in block.output), block
+    assert not re.findall(r"^(?: {4,}|\t)\S", BLOCK.sub("", text), re.MULTILINE)  # code unfenced
+    known = {option.flag for option in OPTIONS} | FOREIGN_FLAGS
+    known |= {f"--no-{option.key}" for option in OPTIONS if option.kind == "switch"}
+    for name in COMMAND_MODULES:
+        known |= set(re.findall(r"--[a-z][a-z-]+", read_help(name)))
+    spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    flags = {word for span in spans for word in re.findall(r"(?<!\S)--?[a-zA-Z][\w-]*", span)}
+    assert flags and flags <= known, flags - known
+
+
+def read_help(module: str) -> str:
+    code = f"from rawsgi.{module} import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout
 
 
 # -- What the page cannot show --------------------------------------------------------------------
@@ -356,10 +390,35 @@ def greet(address: str, **changes: object) -> str:
 
 
 def test_the_greeting_says_what_the_settings_do() -> None:
-    assert "\nYou have 10m for a request.\n" in greet("http://127.0.0.1:3000")
+    text = greet("http://127.0.0.1:3000")
+    assert "\nYou have 10 minutes for a request.\n" in text
+    assert "  nc -C 127.0.0.1 3000\n" in text
+    assert "shown here" not in text
     text = greet("http://127.0.0.1:3000", allow=("missing-host",), wire=True)
-    assert "\nHost may be left out, and you have 10m for a request.\n" in text
+    assert "\nHost may be left out, and you have 10 minutes for a request.\n" in text
+    assert "Passwords and the like are masked." in text
+    text = greet("http://127.0.0.1:3000", allow=("bare-lf",), wire=True, wire_secrets=True)
     assert "  nc 127.0.0.1 3000\n" in text
+    assert "masked" not in text
+    assert "docs/by-hand.md" in text
+    assert max(map(len, text.splitlines())) < 80
+
+
+@pytest.mark.parametrize("name", ["hello", "info", "pages", "calculator", "folder"])
+def test_the_request_that_the_greeting_names_has_an_answer(name: str) -> None:
+    with serve(f"examples/{name}.py", "--by-hand") as server:
+        request = "".join(re.findall(r"^  (\S.*\n)", server.stderr(), re.MULTILINE)[1:])
+        assert request == "GET / HTTP/1.1\nHost: localhost\n"
+        answer = server.exchange(request.encode() + b"\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(600, "10 minutes"), (60, "1 minute"), (90, "90 seconds"), (1, "1 second"), (0.1, "100ms")],
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert spell_duration(seconds) == words
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,28 @@ The rule: what is typed is read by a client, and what the program says of it is 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from rawsgi.compare import byhand
-from rawsgi.compare.arriving import ArrivingRequest, Screen
-from rawsgi.compare.typed import TypedAnswer, show_bytes
+from rawsgi.byhand import command as byhand
+from rawsgi.byhand.arriving import ArrivingRequest
+from rawsgi.byhand.screen import Screen, show_bytes
+from rawsgi.byhand.typed import TypedAnswer
 from tests.serving import ROOT, wait_until
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -65,6 +70,10 @@ class Hand:
 
     def type(self, *lines: str, end: str = "\n") -> None:
         os.write(self._typed, "".join(f"{line}{end}" for line in lines).encode())
+
+    def resize(self, columns: int) -> None:
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self._typed, termios.TIOCSWINSZ, size)
 
     def stop_typing(self) -> None:
         if self._typed >= 0:
@@ -246,6 +255,33 @@ def test_a_client_that_has_gone(hand: Hand) -> None:
     hand.expect("! The client has gone")
 
 
+def test_a_line_without_end_is_given_up(hand: Hand) -> None:
+    with hand.connect(GET[:-2]) as client:
+        client.sendall(b"X: " + b"x" * (1 << 20))
+        with contextlib.suppress(OSError):
+            client.sendall(b"x" * (1 << 20))
+        hand.expect("! A line of more than 1,048,576 bytes", "next client")
+    with hand.connect(GET):
+        hand.expect("is complete")
+
+
+def test_a_client_that_sends_on_and_on_has_to_wait(hand: Hand) -> None:
+    with hand.connect(GET) as client:
+        hand.expect("is complete")
+        client.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while sent < 100 << 20:
+                if select.select([], [client], [], 0.5)[1]:
+                    sent += client.send(b"x" * 65536)
+                else:
+                    break
+        assert sent < 50 << 20  # what the kernel holds, and a MiB
+        hand.type(OK, DATE, "Content-Length: 2", "", "ok")
+        client.setblocking(True)
+        hand.expect("The answer is complete", "so far", "! A line of more than", "next client")
+
+
 def test_an_answer_that_comes_too_early_closes(hand: Hand) -> None:
     with hand.connect(POST + b"Expect: 100-continue\r\n\r\n") as client:
         hand.type("HTTP/1.1 417 Expectation Failed", DATE, "Content-Length: 0", "")
@@ -297,6 +333,15 @@ def test_at_a_terminal() -> None:
         hand.process.send_signal(signal.SIGINT)  # it is not the terminal's foreground group
         assert hand.wait() == 130
         assert "\x1b" not in hand.text
+
+
+def test_notes_are_broken_between_words_at_a_terminal() -> None:
+    with Hand(terminal=True, NO_COLOR="1") as hand:
+        hand.resize(60)
+        with hand.connect(b"GET / HTTP/1.1\r\nX: " + b"y" * 90 + b"\r\n\r\n"):
+            hand.expect("y" * 90)  # what came is shown as it is
+            hand.type(OK, "")
+            hand.expect("closes. A\n  dot closes.")
 
 
 def test_misuse_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,6 +430,19 @@ def test_what_is_right_is_only_commented(lines: list[str], words: str) -> None:
     notes, _, _ = check(*lines)
     assert words in notes
     assert not [note for note in notes.splitlines() if note.startswith("! ")]
+
+
+NEXT = [
+    ([OK], "Now field lines, such as Content-Length: 6, then an empty line."),
+    ([OK, LENGTH, "Content-Length: 7", ""], "No length that can be believed: the content ends"),
+    (["HTTP/1.1 100 Continue"], "An interim answer. An empty line ends it; it has no content."),
+    (["HTTP/1.1 204 No Content"], "Now field lines, then an empty line. No content follows."),
+]
+
+
+@pytest.mark.parametrize(("lines", "words"), NEXT)
+def test_what_comes_next_is_told(lines: list[str], words: str) -> None:
+    assert words in check(*lines)[0]
 
 
 def test_content_that_fits_is_sent_without_its_line_end() -> None:

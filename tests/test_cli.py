@@ -22,6 +22,7 @@ from rawsgi.config import OPTIONS, Settings
 from rawsgi.logs import log
 from rawsgi.net.listener import Listener
 from rawsgi.process import worker
+from rawsgi.settings.newcomers import FOREIGN_FAMILIES, FOREIGN_FLAGS
 from rawsgi.version import VERSION
 from tests.serving import ROOT, serve, wait_until
 
@@ -200,7 +201,48 @@ def test_app_dir(fake: FakeWorker, folder: Path) -> None:
         (["hello", "--threads", "0"], "--threads 0: must be at least 1"),
         (["hello", "--bind", "3000"], "--bind: '3000': an address is HOST:PORT"),
         (["hello", "--bind", "unix:" + "x" * 200], "is too long for a Unix socket: 200 bytes"),
-        (["hello", "--wire=yes"], "--wire: ignored explicit argument 'yes'"),
+        (["--", "hello", "--port", "3"], "--port stands after --, where nothing is an option"),
+        (["hello", "--acces-log"], "there is no option --acces-log; did you mean --access-log?"),
+        (["hello", "--wire=maybe"], "--wire=maybe: must be true or false"),
+        (["hello", "-port", "3"], "there is no option -port; did you mean --port?"),
+        (["hello", "-bind", "a:3"], "there is no option -bind; did you mean --bind?"),
+        (["hello", "-b", "::1:3000"], "did you mean [::1]:3000?"),
+        (["-w", "4", "hello"], "there is no option -w: one process serves"),
+        (["hello", "-w4"], "there is no option -w4: one process serves"),
+        (["hello", "--workers=4"], "there is no option --workers: one process serves"),
+        (["hello", "-k", "gthread"], "there is no option -k: write --threads N"),
+        (["hello", "-t", "30"], "there is no option -t: write --request-timeout TIME"),
+        (["hello", "--timeout", "30"], "no option --timeout: write --request-timeout TIME"),
+        (
+            ["-c", "gunicorn.conf.py", "hello"],
+            "no option -c: write --config FILE, in TOML",
+        ),
+        (["hello", "--reload"], "there is no option --reload: there is no reload yet"),
+        (["hello", "--daemon"], "no option --daemon: it stays in the foreground"),
+        (["hello", "--ssl-keyfile", "x"], "there is no option --ssl-keyfile: there is no TLS yet"),
+        (["hello", "--http2-max-frame-size", "1"], "HTTP/1.1 is all that is spoken yet"),
+        (["hello", "--certfile", "x"], "there is no option --certfile: there is no TLS yet"),
+        (["hello", "--log-file", "x"], "no option --log-file: errors go to standard error"),
+        (["hello", "--access-logfile", "-"], "write --access-log, and --access-log-file FILE"),
+        (["hello", "--max-requests", "9"], "no option --max-requests: there is no replacement"),
+        (["hello", "--preload"], "there is no option --preload: one process serves"),
+        (["--listen=*:8080", "hello"], "there is no option --listen: write --bind ADDRESS"),
+        (["hello", "--forwarded-allow-ips", "*"], "there is no trust in a proxy's fields yet"),
+        (
+            ["serve", "hello:app"],
+            "no command 'serve', since serving needs none: rawsgi h",
+        ),
+        (
+            ["run", "--port", "3", "hello:app"],
+            "no command 'run', since serving needs none: ",
+        ),
+        (["compar", "hello:app"], "there is no command 'compar'; did you mean rawsgi compare?"),
+        (["by_hand", "--listen", "1"], "no command 'by_hand'; did you mean rawsgi by-hand?"),
+        (["help"], "there is no command 'help'; write rawsgi --help"),
+        (
+            ["deploy", "--help"],
+            "there is no command 'deploy'; the commands are compare, ",
+        ),
         (["hello", "--config", "none.toml"], "none.toml: there is no such file"),
         (["hello", "--log-level", "loud"], "--log-level loud: must be one of debug, info"),
     ],
@@ -224,7 +266,7 @@ def test_a_bad_address_names_its_source(
     ("spec", "expected"),
     [
         ("helo:app", "no module named 'helo' in "),
-        ("hello:ap", "hello has no attribute 'ap'; callable there: hello:app"),
+        ("hello:ap", "hello has no attribute 'ap'; what may be meant: hello:app"),
         ("helo.py", "helo.py: there is no such file; did you mean hello.py?"),
         ("hello:app()", "if it is the application itself, write hello:app"),
         ("hello:__name__", "hello:__name__ is a str, not callable"),
@@ -257,6 +299,72 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         port = other.getsockname()[1]
         text = refuse(capsys, "hello", "--port", str(port), code=1)
     assert text.startswith(f"cannot listen at 127.0.0.1:{port}: port {port} is taken by ")
+
+
+def test_a_switch_may_be_given_a_value(fake: FakeWorker) -> None:
+    for text, expected in (("--access-log=false", False), ("--access-log=ON", True)):
+        assert cli.main(["hello", "--port", "0", text]) == 0
+        assert fake.settings is not None and fake.settings.access_log is expected
+
+
+def test_b_is_short_for_bind(fake: FakeWorker) -> None:
+    for arguments in (["-b", "127.0.0.1:0"], ["-b127.0.0.1:0"], ["-b", "unix:x.sock"]):
+        assert cli.main(["hello", *arguments]) == 0
+    assert fake.addresses == [f"unix:{os.getcwd()}/x.sock"]
+
+
+def test_every_hint_is_one_line_that_names_what_is_there() -> None:
+    flags = {option.flag for option in OPTIONS} | {"--config", "--print-config", "--version"}
+    for start in FOREIGN_FAMILIES:
+        assert not any(flag.startswith(start) for flag in flags), start
+    for flag, hint in {**FOREIGN_FLAGS, **FOREIGN_FAMILIES}.items():
+        assert flag not in flags, "a flag of ours"
+        assert hint.isprintable() and not hint.endswith("."), flag
+        assert set(re.findall(r"--[a-z-]+", hint)) <= flags, flag
+        for page in re.findall(r"docs/\S+\.md", hint):
+            assert (ROOT / page).is_file()
+
+
+def test_words_that_are_modules_are_served(
+    fake: FakeWorker, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "serve.py").write_text(HELLO)
+    (folder / "deep").mkdir()
+    (folder / "deep" / "compares.py").write_text(HELLO)
+    assert cli.main(["serve", "--port", "0"]) == 0
+    assert cli.main(["compares", "--app-dir=deep", "--port", "0"]) == 0
+    assert cli.main(["compares", "--app-dir", "deep", "--port", "0"]) == 0
+    assert "Serving compares:app" in capsys.readouterr().err
+    assert cli.main(["serve", "--help"]) == 0
+    (folder / "deep" / "start.py").write_text(HELLO)
+    (folder / "pyproject.toml").write_text('[tool.rawsgi]\napp-dir = "deep"\n')
+    assert cli.main(["start", "--port", "0"]) == 0
+    sys.path.insert(0, str(folder / "deep"))  # a copy: see the fixture
+    (folder / "deep" / "server.py").write_text(HELLO)
+    assert cli.main(["server", "--port", "0"]) == 0
+
+
+def test_the_permissions_of_a_socket_file(
+    fake: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    run = fake.run
+
+    def look(*arguments: Any, **more: Any) -> int:
+        modes.append(os.stat("x.sock").st_mode & 0o777)
+        return run(*arguments, **more)
+
+    monkeypatch.setattr(worker, "run", look)
+    for flags in ([], ["--unix-mode", "660"], ["--unix-mode=0600"]):
+        assert cli.main(["hello", "-b", "unix:x.sock", *flags]) == 0
+    assert modes == [0o666, 0o660, 0o600]
+
+
+def test_the_folder_example_says_in_one_line_that_its_folder_is_missing() -> None:
+    done = run(str(ROOT / "examples/folder.py"), "--port", "0", env={"FOLDER": "/nonexistent"})
+    assert done.returncode == 1
+    assert done.stderr.endswith(": FOLDER=/nonexistent: there is no such folder\n")
+    assert done.stderr.count("\n") == 1
 
 
 # -- What is shown ------------------------------------------------------------------------------
@@ -386,7 +494,7 @@ def test_a_module_is_found_in_the_current_folder_first(folder: Path) -> None:
     (folder / "hello.py").write_text("import sys\nraise SystemExit(sys.path[0])\n")
     result = run("hello", "--port", "0")
     assert result.returncode == 1
-    assert f"SystemExit: {folder} (" in result.stderr
+    assert f"stopped while it was imported: {folder}\n" in result.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""rawsgi/config.py, sources.py and units.py: a setting is written once and given in four ways."""
+"""rawsgi/config.py, settings/ and units.py: a setting is written once and given in four ways."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rawsgi.config import (
     Option,
     Settings,
     SettingsError,
-    describe_settings,
 )
 from rawsgi.protocol.message import RELAXATIONS as PROTOCOL_RELAXATIONS
 from rawsgi.protocol.message import Limits
-from rawsgi.sources import Resolved, resolve_settings, show_settings
+from rawsgi.settings.reference import describe_settings
+from rawsgi.settings.sources import Resolved, resolve_settings, show_settings
 from rawsgi.units import format_duration, format_size, parse_count, parse_duration, parse_size
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +76,7 @@ def choose_another(option: Option) -> tuple[str, Any]:
         "count": ("77", 77),
         "duration": ("1500ms", 1.5),
         "size": ("3KiB", 3072),
+        "mode": ("0660", 0o660),
     }[option.kind]
 
 
@@ -222,6 +223,9 @@ def test_durations_are_shown_short(seconds: float, shown: str) -> None:
         ("head_timeout_s", "soon", "must be a duration such as 30, 30s, 5m or 250ms"),
         ("keep_alive_timeout_s", "400d", "must be at most 365d"),
         ("head_limit_bytes", "1", "must be at least 256"),
+        ("unix_mode", "rw-rw----", "must be a file mode in octal such as 660"),
+        ("unix_mode", "999", "must be a file mode in octal such as 660"),
+        ("unix_mode", "4755", "must be a file mode in octal such as 660"),
         ("head_limit_bytes", "big", "must be a size such as 65536, 64KiB or 1MB"),
         ("access_log", "maybe", "must be true or false"),
         ("log_level", "warnin", "(did you mean warning?)"),
@@ -259,10 +263,19 @@ def test_a_mistake_is_told_also_where_a_nearer_source_overrides_it() -> None:
         ("thread = 4", "thread = 4: no such setting (did you mean threads"),
         ("keep_alive_timeout = 5", "(did you mean keep-alive-timeout"),
         ("zzz = true", "zzz = true: no such setting"),
+        ('app = "x"', "no such setting (did you mean application?)"),
+        ("workers = 4", "workers = 4: no such setting: one process serves"),
+        ("access_logfile = '-'", "no such setting: write --access-log"),
         ("threads = 4.5", "threads = 4.5: must be a whole number"),
         ("threads = true", "threads = true: must be a whole number"),
         ("access-log = 1", "access-log = 1: must be true or false"),
         ("bind = [1]", "bind = [1]: must be a text"),
+        (
+            "bind = 3000",
+            'bind = 3000: must be a text or a list of texts, such as "127.0.0.1:8000"',
+        ),
+        ("allow = true", 'must be a text or a list of texts, such as "bare-lf"'),
+        ("unix-mode = 660", 'unix-mode = 660: must be a text in octal, such as "660"'),
         ("app-dir = 2020-01-01", "app-dir = datetime.date(2020, 1, 1): must be a text"),
         ("head-timeout = nan", "must be at most"),
         ('"a\\nb" = 1', "a\\nb = 1: no such setting"),
@@ -281,6 +294,16 @@ def test_toml_takes_numbers_for_times_and_sizes(folder: Path) -> None:
     assert isinstance(settings.head_timeout_s, float)
     assert settings.head_limit_bytes == 1000
     assert settings.bind == ("h:1",)
+
+
+def test_a_level_may_be_written_in_capitals(folder: Path) -> None:
+    toml = '[tool.rawsgi]\nlog-level = "Warning"\n'
+    for resolved, expected in [
+        (resolve({"log_level": "INFO"}), "info"),
+        (resolve({}, {"RAWSGI_LOG_LEVEL": "DEBUG"}), "debug"),
+        (resolve(toml=toml, folder=folder), "warning"),
+    ]:
+        assert resolved.settings.log_level == expected
 
 
 def test_a_variable_that_is_nearly_ours_is_a_slip_and_others_are_not_ours() -> None:
@@ -312,6 +335,16 @@ def test_a_file_of_its_own_may_leave_the_table_out(folder: Path) -> None:
     resolved = resolve(folder=folder, config=str(path))
     assert resolved.settings.threads == 7
     assert resolved.sources["threads"] == f"{path} [tool.rawsgi] threads"
+
+
+def test_the_name_of_the_table(folder: Path) -> None:
+    """`[rawsgi]` is a slip in a pyproject.toml, and can mean nothing else in a file of ours."""
+    for name in ("rawsgi", "tools.rawsgi"):
+        text = refuse(toml=f"[{name}]\nthreads = 3\n", folder=folder)
+        assert text == f"pyproject.toml: the table [{name}] is called [tool.rawsgi] here"
+    path = folder / "rawsgi.toml"
+    path.write_text("[rawsgi]\nthreads = 3\n")
+    assert resolve(config=str(path)).settings.threads == 3
 
 
 @pytest.mark.parametrize("toml", ["", "[tool]\n", "[tool.black]\nx = 1\n", "[project]\nname='x'\n"])
@@ -411,10 +444,18 @@ def test_any_text_is_quoted_right(text: str) -> None:
 def test_the_page_of_settings_is_current() -> None:
     page = ROOT / "docs" / "settings.md"
     command = (
-        "python -c \"from rawsgi.config import describe_settings as d; print(d(), end='')\""
+        'python -c "from rawsgi.settings.reference import describe_settings as d; '
+        "print(d(), end='')\""
         " > docs/settings.md"
     )
     assert page.read_text("utf-8") == describe_settings(), f"run: {command}"
+
+
+def test_the_page_tells_what_an_access_line_means_and_what_is_hidden() -> None:
+    page = describe_settings()
+    assert "in\nseconds from the complete request" in page
+    assert "- `--poller`: how sockets are waited for: auto, epoll, portable [auto]\n" in page
+    assert "| `-b, --bind ADDRESS`<br>" in page
 
 
 def test_the_page_names_every_setting_that_is_not_hidden() -> None:

@@ -13,14 +13,15 @@ from dataclasses import replace
 
 import pytest
 
-from rawsgi.compare.answer import normalise_transcript
-from rawsgi.compare.client import FOLLOW_UP, FOLLOW_UP_MARK, Transcript
 from rawsgi.compare.exchanges import Exchange, Expectation, Step, load_corpus
-from rawsgi.compare.outline import outline_requests
+from rawsgi.compare.exchanges.outline import outline_requests
+from rawsgi.compare.judgement.answer import normalise_transcript
+from rawsgi.compare.judgement.verdict import find_faults
 from rawsgi.compare.probe import app
-from rawsgi.compare.replay import Replayer
-from rawsgi.compare.responses import ResponseReader
-from rawsgi.compare.verdict import find_faults
+from rawsgi.compare.replay.client import FOLLOW_UP, FOLLOW_UP_MARK
+from rawsgi.compare.replay.replayer import Replayer
+from rawsgi.compare.replay.responses import ResponseReader
+from rawsgi.compare.replay.transcript import Transcript
 from rawsgi.protocol.message import RELAXATIONS, Limits
 from tests.conversation import LINE, Conversation, choose_seed, cut_at_random, cut_in_every_way
 from tests.serving import Server, serve

@@ -145,7 +145,7 @@ class TestFileWrapper:
                 assert "file" not in exchange.events, file
                 assert exchange.framed == content
             else:
-                assert self.run(file).events[0] == "head"
+                assert self.run(file).events[0] == "begin"
             assert file.closed
 
     def test_text_files_are_refused_as_any_text(self, path: Path, log: Log) -> None:

@@ -379,7 +379,7 @@ class TestNoContent:
         assert log == ["block", "closed"]
         assert exchange.protocol.finish() == head.endswith("1.1")
         assert exchange.protocol.remarks == []
-        assert exchange.events.count("head") == 1
+        assert exchange.events.count("begin") == 1
 
     @pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
     def test_every_kind_of_result(self, status: str, tmp_path: Path) -> None:
@@ -829,7 +829,7 @@ class TestStreamedContent:
         exchange = run(self.echo, content=self.Source([b"x"], error), content_bytes=None)
         assert exchange.status == 413
         assert exchange.framed.startswith(b"413 ")
-        assert b"the content is too long" in exchange.framed
+        assert b"The content is too long" in exchange.framed
         assert len(log.texts) == 1
         assert "Traceback" not in log.text
 
@@ -879,7 +879,7 @@ class TestStreamedContent:
 class TestNothingEscapes:
     """Whatever fails in the exchange itself, the thread survives and the iterable is closed."""
 
-    METHODS = ["send_response", "send_head", "send_data", "send_end", "send_file"]
+    METHODS = ["send_response", "begin_response", "send_data", "send_end", "send_file"]
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("error", [ClientDisconnected(), OSError(5, "odd"), ValueError()])
@@ -962,3 +962,16 @@ def test_exc_info_of_an_application_that_gives_only_a_type() -> None:
     exchange = run(application)
     assert exchange.framed == b"3\r\nout\r\n"
     assert exchange.aborted
+
+
+def test_an_interruption_that_the_log_has_told_of_is_not_told_again(log: Log) -> None:
+    class Interruption(BaseException):
+        is_logged = True
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        raise Interruption
+
+    exchange = Exchange()
+    Gateway(application).run(exchange)
+    assert exchange.status == 500
+    assert log.text == ""

@@ -6,21 +6,25 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rawsgi.compare.recorded import read_requests as read_for_compare
+from rawsgi.compare.exchanges.recorded import read_requests as read_for_compare
 from rawsgi.logs import log
 from rawsgi.process import replay
 from rawsgi.protocol.message import ProtocolError
-from rawsgi.wire import recorder
-from rawsgi.wire.conversation import Conversation, Facts, Link
-from rawsgi.wire.recorder import Folder, Recorder, make_name
+from rawsgi.wire.conversation import Conversation
+from rawsgi.wire.facts import Facts, Link
+from rawsgi.wire.recording import folder as recorder
+from rawsgi.wire.recording.folder import Folder
+from rawsgi.wire.recording.recorder import Recorder, make_name
 from tests.serving import ROOT, serve, wait_until
 
 INFO = str(ROOT / "examples/info.py")
@@ -42,7 +46,7 @@ def wait_for_names(folder: Path, count: int, suffix: str = ".request") -> list[P
 
 def converse(folder: Path, *, errors_only: bool = False, limit: int = 100, size: int = 1000) -> Any:
     """Return a conversation that is recorded."""
-    sink = Recorder(Folder(str(folder), limit), size, errors_only, masked=True)
+    sink = Recorder(Folder(str(folder), limit), size, errors_only)
     link = Link(7, ("127.0.0.1", "40000"), ("a.example", "80"))
     return Conversation(link, [sink])
 
@@ -67,7 +71,7 @@ def test_the_bytes_are_kept_and_what_is_known_of_them(tmp_path: Path) -> None:
     assert facts["remote"] == ["127.0.0.1", "40000"]
     assert (facts["method"], facts["target"], facts["status"]) == ("GET", "/info", 200)
     assert (facts["request_bytes"], facts["response_bytes"]) == (len(GET), len(OK))
-    assert facts["error"] is None and facts["secrets_masked"] is True
+    assert facts["error"] is None and facts["secrets_masked"] is False
     assert facts["time"].endswith("+00:00")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for path in folder.iterdir():
@@ -145,7 +149,7 @@ def test_a_folder_that_fails_is_told_once(
             raise OSError(28, "No space left on device")
         os.replace(source, target)
 
-    monkeypatch.setattr("rawsgi.wire.recorder.os.rename", fail)
+    monkeypatch.setattr("rawsgi.wire.recording.folder.os.rename", fail)
     monkeypatch.setattr(log, "propagate", True)
     for _ in range(3):
         exchange(conversation, GET, OK)
@@ -153,6 +157,110 @@ def test_a_folder_that_fails_is_told_once(
         f"{tmp_path}: exchanges cannot be recorded: No space left on device"
     ]
     assert list(tmp_path.iterdir()) == []  # nothing half is left
+
+
+@pytest.fixture
+def warnings(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(log, "propagate", True)
+    return caplog
+
+
+def test_a_folder_of_recordings_is_closed_to_others(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    for names in ((), ("20261121T090000.123456-4711-1-1.json", ".probe.1")):
+        folder = tmp_path / f"open{len(names)}"
+        folder.mkdir()
+        folder.chmod(0o755)
+        for name in names:
+            (folder / name).write_text("{}")
+        Folder(str(folder), 10)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert warnings.records == []
+
+
+def test_a_folder_that_is_something_else_too_stays_as_it_is(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes.txt").write_text("mine")
+    exchange(converse(tmp_path), GET, OK)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    (told,) = [record.getMessage() for record in warnings.records]
+    assert told == f"{tmp_path}: others may look into this folder (mode 0755), " \
+        "not into the recordings"  # fmt: skip
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("2*")} == {0o600}
+
+
+def test_no_umask_opens_a_recording(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        exchange(converse(tmp_path / "r"), GET, OK)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "r").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "r").iterdir()} == {0o600}
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    name = ".20261121T090000.123456-4711-1-1.request"
+    (tmp_path / f"{name}.{killed.pid}").write_bytes(b"half")
+    (tmp_path / f"{name}.{os.getppid()}").write_bytes(b"half")  # it may be writing still
+    (tmp_path / ".mine.1").write_bytes(b"")
+    Folder(str(tmp_path), 10)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{os.getppid()}", ".mine.1"}
+
+
+def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    """Somebody who may write to the folder has guessed a name."""
+    (tmp_path / "precious").write_bytes(b"mine")
+    folder = Folder(str(tmp_path / "r"), 10)
+    draft = tmp_path / "r" / f".a.request.{os.getpid()}"
+    draft.symlink_to(tmp_path / "precious")
+    folder.keep("a", {"request": GET})
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+
+
+def test_a_folder_that_goes_away_costs_recordings_only(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    conversation = converse(tmp_path / "r")
+    exchange(conversation, GET, OK)
+    shutil.rmtree(tmp_path / "r")
+    for _ in range(3):
+        exchange(conversation, GET, OK)
+    (told,) = [record.getMessage() for record in warnings.records]
+    assert told == f"{tmp_path}/r: exchanges cannot be recorded: No such file or directory"
+    (tmp_path / "r").mkdir()
+    exchange(conversation, GET, OK)
+    assert len(list_names(tmp_path / "r")) == 1
+
+
+def test_threads_record_thousands_within_the_limit(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path), 200)
+    made: list[str] = []
+
+    def record(number: int) -> None:
+        link = Link(number, ("127.0.0.1", "40000"), ("a.example", "80"))
+        conversation = Conversation(link, [Recorder(folder, 1000, False)])
+        for _ in range(400):
+            exchange(conversation, GET, OK)
+        made.append("")
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 5
+    kept = list_names(tmp_path)
+    assert len(kept) == 200
+    assert len(list(tmp_path.iterdir())) == 3 * 200
+    assert all(path.read_bytes() == GET for path in kept)
 
 
 def test_names_sort_by_time() -> None:

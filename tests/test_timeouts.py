@@ -274,7 +274,7 @@ def test_requests_that_end_in_time_are_never_hit(folder: Folder) -> None:
 
 
 def test_too_many_lost_threads_end_the_process_with_its_own_status() -> None:
-    flags = ("--request-timeout", "300ms", "--lost-threads", "3", "--threads", "8")
+    flags = ("--request-timeout", "300ms", "--lost-threads", "3", "--lost-after", "0s")
     with serve(WAITING, *flags, exit_code=75) as server, clients() as make:
         stuck = [make(server, "/block/30") for _ in range(3)]
         for client in stuck:
@@ -284,7 +284,7 @@ def test_too_many_lost_threads_end_the_process_with_its_own_status() -> None:
 
 
 def test_threads_that_come_back_are_not_counted_as_lost() -> None:
-    flags = ("--request-timeout", "200ms", "--lost-threads", "2", "--threads", "4")
+    flags = ("--request-timeout", "200ms", "--lost-threads", "2", "--lost-after", "0s")
     with serve(WAITING, *flags) as server:
         for _ in range(4):
             assert server.request("GET", "/sleep/0.4").status == 504

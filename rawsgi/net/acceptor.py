@@ -53,26 +53,28 @@ class Acceptor:
         self.scheduled: float | None = None
         self.resume()
 
-    def on_event(self, events: int) -> bool:
-        """Clients are waiting. False: this thread has lost the loop meanwhile."""
+    def on_event(self, events: int) -> None:
+        """Clients are waiting."""
         loop = self._loop
         for _ in range(_ACCEPTS_IN_A_ROW):
             try:
                 sock, address = self.socket.accept()
             except (BlockingIOError, InterruptedError):
-                return True
+                return
             except OSError as error:
                 if error.errno in _OUT_OF_DESCRIPTORS and not self.room.find_descriptor(error):
-                    return True
+                    return
                 continue  # the client left before it was accepted, or there is room now
             if len(loop.connections) >= self.room.limit:
                 # Only now is it known that somebody waits. Who finds no room is let in as the
                 # last one: accepting stops until there is some.
                 self.room.make()
             connection = self._admit(sock, address)
-            if connection is not None and not connection.on_event(READ):
-                return False
-        return True
+            if connection is not None:
+                try:
+                    connection.on_event(READ)  # what has come already
+                except Exception as error:  # here, or nobody would know whose failure it was
+                    loop.contain(connection, error)
 
     def _admit(self, sock: socket.socket, address: Any) -> Connection | None:
         loop = self._loop
@@ -102,22 +104,29 @@ class Acceptor:
                 return
             connection = self._admit(sock, address)
             if connection is not None:
-                connection.arm(READ)
+                try:
+                    connection.arm(READ)
+                except OSError as error:
+                    self._loop.contain(connection, error)
 
     def pause(self) -> None:
         """Stop watching: clients wait in the kernel's backlog."""
         if not self.paused:
             self.paused = True
             fd = self.socket.fileno()
-            self._loop.poller.unregister(fd)
             del self._loop.handlers[fd]
+            try:
+                self._loop.poller.unregister(fd)
+            except OSError as error:  # it is not watched, which is what is wanted
+                log.error("a listener could not be unregistered: %s", error)
 
     def resume(self) -> None:
+        """Raises `OSError` when it cannot be watched, and then it is paused as before."""
         if self.paused:
-            self.paused = False
             fd = self.socket.fileno()
             self._loop.poller.register(fd, READ)
             self._loop.handlers[fd] = self
+            self.paused = False
 
     def close(self) -> None:
         """Stop accepting for good; the listener is closed by whoever opened it."""
@@ -179,13 +188,20 @@ class Room:
     def _rest(self) -> None:
         for acceptor in self.acceptors:
             acceptor.pause()
+        self._schedule()
+
+    def _schedule(self) -> None:
         self.deadline = self._loop.now + _PAUSE_S
         self._loop.clock.schedule(self)
 
     def expire(self, now: float) -> None:
         """The clock: accepting has rested long enough."""
         for acceptor in self.acceptors:
-            acceptor.resume()
+            try:
+                acceptor.resume()
+            except OSError as error:
+                self._warn(f"accepting cannot go on yet: {error.strerror}")
+                self._schedule()
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:

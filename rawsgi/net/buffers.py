@@ -25,6 +25,9 @@ HIGH_WATERMARK_BYTES = 1 << 17
 LOW_WATERMARK_BYTES = 1 << 15
 """It goes on when no more than this is left."""
 
+# sendfile(2): "applications may wish to fall back", for file systems that do not have it.
+_NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
 # One call's worth, and one turn's: a fast reader of a long response does not hold the loop.
 _SEND_BYTES = 1 << 18
 _TURN_BYTES = 1 << 19
@@ -93,7 +96,13 @@ if hasattr(os, "sendfile"):
     def _send_file(sock: Any, file: Any, offset: int, count: int) -> int:
         if isinstance(sock, Tap):
             return sock.send_file(file, offset, count)
-        return os.sendfile(sock.fileno(), file.fileno(), offset, count)
+        try:
+            return os.sendfile(sock.fileno(), file.fileno(), offset, count)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+        sent: int = sock.send(os.pread(file.fileno(), count, offset))
+        return sent
 
 else:
 

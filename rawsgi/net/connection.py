@@ -105,69 +105,76 @@ class Connection:
 
     # -- Events ----------------------------------------------------------------------------------
 
-    def on_event(self, events: int) -> bool:
-        """The poller reports the socket. False: this thread has lost the loop meanwhile."""
+    def on_event(self, events: int) -> None:
+        """The poller reports the socket."""
         if self.state != WAITING or self.resuming:
-            return self._on_event_later(events)
+            self._on_event_later(events)
+            return
         try:
             data = self.socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             self.arm(READ)
-            return True
+            return
         except OSError:
             self.close()
-            return True
+            return
         protocol = self.protocol
         try:
             if not data:
                 self._end_input()
-                return True
-            if protocol.state != HEAD:
-                return self._read_content(data)
-            request = protocol.receive(data)
-            if request is not None:
-                if protocol.state == COMPLETE:
-                    return self.loop.crew.execute(Exchange(self, request, None))
-                return self._begin_content(request)
-            self._await_head()
+            elif protocol.state != HEAD:
+                self._read_content(data)
+            else:
+                request = protocol.receive(data)
+                if request is None:
+                    self._await_head()
+                elif protocol.state == COMPLETE:
+                    self.state = QUEUED  # as `_complete` does: one call less
+                    self.exchange = exchange = Exchange(self, request, None)
+                    self.loop.complete.append(exchange)
+                else:
+                    self._begin_content(request)
         except ProtocolError as error:
             self.refuse(error)
-        return True
 
-    def _on_event_later(self, events: int) -> bool:
+    def _on_event_later(self, events: int) -> None:
         """The poller reports a connection that waits for no request."""
         state = self.state
         upload = self.upload
         if upload is not None and upload.mask and events & ~WRITE:
             upload.receive()
             if not events & WRITE:
-                return True
+                return
         if state == FLUSHING or (state == RUNNING and self.mask & WRITE):
             self.flush()
         elif state == LINGERING:
             self._discard_input()
         elif state in (QUEUED, RUNNING):
             self._look_at_peer()
-        return True
 
-    def read_buffered(self) -> bool:
-        """WAITING: go on in bytes that are here already. False: this thread lost the loop."""
+    def read_buffered(self) -> None:
+        """WAITING: go on in bytes that are here already."""
         self.resuming = False
         if self.state != WAITING:
-            return True
+            return
         try:
             request = self.protocol.receive(b"")
             if request is None:
                 self._await_head()
             elif self.protocol.state == COMPLETE:
-                return self.loop.crew.execute(Exchange(self, request, None))
+                self._complete(Exchange(self, request, None))
             else:
-                return self._begin_content(request)
+                self._begin_content(request)
         except ProtocolError as error:
             self.refuse(error)
-        return True
 
     # -- The request -----------------------------------------------------------------------------
+
+    def _complete(self, exchange: Exchange) -> None:
+        """The application can be called: its turn comes when all that is ready has been read."""
+        self.state = QUEUED
+        self.exchange = exchange
+        self.loop.complete.append(exchange)
 
     def _await_head(self) -> None:
         """Part of a head has come: the head as a whole has one deadline, which bytes do not
@@ -176,9 +183,10 @@ class Connection:
             self.deadline = min(self.deadline, self.loop.now + self.loop.settings.head_timeout_s)
         self.arm(READ)
 
-    def _begin_content(self, request: Request) -> bool:
+    def _begin_content(self, request: Request) -> None:
         if self.loop.streams_request:
-            return self._begin_upload(request)
+            self._begin_upload(request)
+            return
         settings = self.loop.settings
         self.spool = Spool(settings.content_memory_bytes)
         self.content_started = self.loop.now
@@ -187,22 +195,23 @@ class Connection:
                 self.socket.send(CONTINUE)
             except OSError:
                 self.close()
-                return True
-        return self._read_content(b"")
+                return
+        self._read_content(b"")
 
-    def _begin_upload(self, request: Request) -> bool:
+    def _begin_upload(self, request: Request) -> None:
         """The application is called now, and the content handed over as it comes."""
         content = self.protocol.receive_content(b"")
         if self.protocol.state == COMPLETE:
-            spool = Spool(self.loop.settings.content_memory_bytes)
+            spool = Spool(len(content))  # it is in memory already
             spool.append(content)
-            return self.loop.crew.execute(Exchange(self, request, spool))
+            self._complete(Exchange(self, request, spool))
+            return
         self.upload = upload = Upload(self, request.expects_continue)
         exchange = Exchange(self, request, upload.inbox)
         upload.start(exchange, content, request.expects_continue)
-        return self.loop.crew.execute(exchange)
+        self._complete(exchange)
 
-    def _read_content(self, data: bytes) -> bool:
+    def _read_content(self, data: bytes) -> None:
         protocol = self.protocol
         spool = self.spool
         assert spool is not None
@@ -218,9 +227,11 @@ class Connection:
                         507, "there is no room for the content", "RFC 4918 section 11.5"
                     ) from None
             if protocol.state == COMPLETE:
-                self.spool = None
                 assert protocol.request is not None
-                return self.loop.crew.execute(Exchange(self, protocol.request, spool))
+                exchange = Exchange(self, protocol.request, spool)  # rewinds, which may fail
+                self.spool = None
+                self._complete(exchange)
+                return
             if monotonic() >= ends_at:
                 break  # more may be there: others first, the poller reports it again
             try:
@@ -229,12 +240,11 @@ class Connection:
                 break
             except OSError:
                 self.close()
-                return True
+                return
             if not data:
                 self._end_input()
-                return True
+                return
         self._await_content(spool)
-        return True
 
     def _await_content(self, spool: Spool) -> None:
         """Content may pause for a while, and must come at a rate on average."""
@@ -256,8 +266,9 @@ class Connection:
         loop = self.loop
         if loop.observer is not None:
             loop.observer.refuse(self, error)
+        unread = self.protocol.buffer
         data = self.protocol.refuse(error)
-        loop.log_refusal(self, error, len(data))
+        loop.log_refusal(self, error, unread, data)
         self._discard_spool()
         try:
             self.socket.send(data)
@@ -276,7 +287,7 @@ class Connection:
         loop = self.loop
         request = exchange.request
         if exchange.content_bytes:
-            exchange.content.close()
+            exchange.close_content()
         if self.upload is not None:
             self.upload.end()
         self.exchange = None
@@ -285,7 +296,7 @@ class Connection:
         if loop.access_log is not None:
             loop.access_log.write(
                 self.remote[0], request.method, request.target, request.version,
-                protocol.code, exchange.sent_bytes, monotonic() - exchange.started,
+                protocol.code, protocol.sent_bytes, monotonic() - exchange.started,
                 request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
             )  # fmt: skip
         if protocol.remarks:
@@ -441,8 +452,11 @@ class Connection:
                 poller.register(fd, mask)
                 self.loop.handlers[fd] = self
             elif not mask:
-                poller.unregister(fd)
                 del self.loop.handlers[fd]
+                try:
+                    poller.unregister(fd)
+                except (OSError, KeyError, ValueError) as error:  # not watched, as is wanted
+                    log.error("a connection could not be unregistered: %s", error)
             else:
                 poller.modify(fd, mask)
             self.mask = mask
@@ -469,7 +483,7 @@ class Connection:
         """QUEUED: the client has gone; its request is not started."""
         if not self.loop.crew.drop_queued(exchange):
             return
-        exchange.content.close()
+        exchange.close_content()
         self.exchange = None
         self.loop.log_unanswered(self, exchange, 499)
         self.close()
@@ -478,7 +492,8 @@ class Connection:
         """A complete request that no thread will run: answer it here."""
         self.state = WAITING
         self.exchange = None
-        exchange.content.close()
+        self.since = exchange.started
+        exchange.close_content()
         if self.upload is not None:
             self.upload.end()
         self.refuse(ProtocolError(status, reason, "RFC 9110 section 15.6.4"))
@@ -487,6 +502,7 @@ class Connection:
         """RUNNING, and the right to answer was won from the thread: it sends nothing now."""
         self.state = WAITING
         self.exchange = None
+        self.since = exchange.started
         if self.upload is not None:
             self.upload.end()
         self.refuse(
@@ -552,7 +568,7 @@ class Connection:
             self.cut()  # a thread has it, and will hand it back
             return
         if exchange is not None:
-            exchange.content.close()
+            exchange.close_content()
         self.close()
 
     def close(self) -> None:
@@ -565,10 +581,7 @@ class Connection:
         self.broken = True
         if self.upload is not None:
             self.upload.end()
-        try:
-            self.arm(0)
-        except (OSError, KeyError, ValueError) as error:  # whatever happens, the socket is closed
-            log.error("a connection could not be unregistered: %s", error)
+        self.arm(0)
         self.loop.clock.forget(self)
         self._discard_spool()
         outbox = self.outbox

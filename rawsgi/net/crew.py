@@ -27,6 +27,8 @@ token one gets it and the others an IndexError. Four things follow:
    does nothing else until it has the token or the leader frees it. S says that it is asleep,
    lets a delay pass, and only then looks at the table for the last time; L puts the token down,
    and only then looks whether S is asleep. So S sees the token, or L sees that it must wake S.
+   (The last look is a copy, which takes the list's lock as append does: one of the two comes
+   first, and who comes second sees all that the first has done before.)
    L looks at the S that was there before it put the token down; if another has come since, then
    somebody took the token, and L wakes one thread too many.
 4. Between the two nothing is raised: what a request raises is caught in the thread that runs it,
@@ -124,8 +126,8 @@ class Crew:
         self.running = 0
         """Applications that run in threads other than the leader's."""
         self.takeovers = 0
-        self.lost = 0
-        """Threads that are stuck in a request that was answered with a 504."""
+        self.lost_at: dict[Exchange, float] = {}
+        """Since when threads are stuck in which requests that were answered with a 504."""
         self.successor: Member | None = None
         """To whom the leader is to hand the loop (only with a limit of one)."""
         self.main = Member(runs_applications=True)
@@ -140,13 +142,22 @@ class Crew:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def lost(self) -> int:
+        """Threads that are stuck in a request that was answered with a 504."""
+        return len(self.lost_at)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Any thread: requests wait for a place just now."""
+        return bool(self._queue)
+
     # -- The leader: running requests --------------------------------------------------------------
 
     def execute(self, exchange: Exchange) -> bool:
         """Run a complete request, or queue it. False: this thread has lost the loop meanwhile."""
         me = self.leader
         connection = exchange.connection
-        connection.exchange = exchange
         if self._can_be_lost:
             exchange.claim = [None]
         if self.running >= self.limit or self._queue or not me.runs_applications:
@@ -185,7 +196,7 @@ class Crew:
             self._lead_again(me, exchange)
         me.exchange = None
         exchange.member = None
-        if self.loop.ready and connection.unsent and self._delay_s == LONGEST_DELAY_S:
+        if self.loop.complete and connection.unsent and self._delay_s == LONGEST_DELAY_S:
             self.loop.defer(exchange)
         else:
             connection.finish(exchange)
@@ -226,7 +237,7 @@ class Crew:
         if exchange.connection.exchange is exchange:
             exchange.connection.finish(exchange)
         elif exchange.content_bytes:
-            exchange.content.close()
+            exchange.close_content()
 
     # -- The leader: the queue ---------------------------------------------------------------------
 
@@ -235,9 +246,9 @@ class Crew:
         if len(self._queue) >= self._queue_limit:
             connection.refuse_queued(exchange, 503, "all threads are busy and the queue is full")
             return
+        connection.arm(READ)  # to learn when the client leaves; first, because it may fail
         connection.state = QUEUED
         self.overtime.watch(exchange)
-        connection.arm(READ)  # to learn when the client leaves
         self._queue.append(exchange)
         self.dispatch()
 
@@ -301,6 +312,9 @@ class Crew:
 
     def drop_queued(self, exchange: Exchange) -> bool:
         """The leader: take a request out of the queue; False: a thread has just taken it."""
+        if exchange in self.loop.complete:
+            self.loop.complete.remove(exchange)
+            return True
         while True:
             try:
                 self._queue.remove(exchange)
@@ -365,13 +379,13 @@ class Crew:
         self._members.remove(member)
         self.parking.readmit_now(exchange)
         self.running -= 1
-        self.lost += 1
+        self.lost_at[exchange] = self.loop.now
         self._on_lost(self.lost)
         self.dispatch()
 
     def _count_return(self, exchange: Exchange) -> None:
         """The leader: a lost thread has come back from this exchange, and ends."""
-        self.lost -= 1
+        self.lost_at.pop(exchange, None)
         self._take_back(exchange)
 
     def abdicate(self) -> None:
@@ -466,7 +480,10 @@ class Crew:
                 failures = failures + 1 if monotonic() - began < 1.0 else 1
                 if failures == _FAILURES_LIMIT or not me.leads:
                     raise
-                log.error("the loop has failed, and goes on", exc_info=error)
+                if isinstance(error, OSError):
+                    log.error("the loop goes on, although the system refused: %s", error)
+                else:
+                    log.error("the loop has failed, and goes on", exc_info=error)
 
     def _take_queued(self) -> Exchange | None:
         """The next request for a thread that is done with one; None: it is to be released."""
@@ -537,7 +554,7 @@ class Crew:
         try:
             order = me.inbox.get(timeout=self._delay_s)
         except Empty:
-            if turn == self._turn and not self._table:
+            if turn == self._turn and not self._table.copy():
                 order = me.inbox.get()
         me.asleep = False
         return order

@@ -31,7 +31,6 @@ class Exchange:
     never meet the next request."""
 
     __slots__ = (
-        "_head",
         "base",
         "called",
         "claim",
@@ -46,7 +45,6 @@ class Exchange:
         "remote",
         "request",
         "scheduled",
-        "sent_bytes",
         "slow_logged",
         "started",
     )
@@ -75,11 +73,8 @@ class Exchange:
         self.called = self.started
         """When the application was called; while queued, `started`."""
         # The running thread's.
-        self._head = b""
         self.head_sent = False
         """Bytes of the response may be on the wire."""
-        self.sent_bytes = 0
-        """Bytes of the response's content, for the access log."""
         self.gathers = False
         """Somebody will flush what is gathered if the application takes its time. Set by the
         crew before the run, cleared by whoever takes the loop over."""
@@ -117,66 +112,69 @@ class Exchange:
         if self.claim is not None:
             self._claim_answer()
         connection = self.connection
+        protocol = connection.protocol
         if len(content) > _JOIN_BYTES:
-            self._send_large_response(status, fields, content)
+            head = protocol.send_head(status, fields, len(content))
+            data = protocol.send_data(content)
+            protocol.send_end()
+            self.head_sent = True
+            self._send_large(head, data)
             return
-        data = connection.protocol.send_head(status, fields, None, content)
+        data = protocol.send_head(status, fields, None, content)
         self.head_sent = True
-        if self.request.method != "HEAD":
-            self.sent_bytes = len(content)
         connection.unsent.append(data)
 
-    def _send_large_response(self, status: str, fields: Fields, content: bytes) -> None:
-        """Head and content leave side by side: the content is not copied."""
-        connection = self.connection
-        protocol = connection.protocol
-        head = protocol.send_head(status, fields, len(content))
-        data = protocol.send_data(content)
-        protocol.send_end()
-        self.head_sent = True
-        self.sent_bytes = len(data)
-        outbox = connection.outbox
-        if outbox is None:
-            outbox = connection.outbox = Outbox()
-        with outbox.lock:
-            outbox.put(head)
-            if data:
-                outbox.put(data)
-            self._flush(outbox)
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+        """Send the head with the first block; False: the response is complete.
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
-        """Begin a response; the head leaves with its first data. Raises `ResponseError`."""
+        Raises `ResponseError`, `ClientDisconnected`.
+        """
         if self.claim is not None:
             self._claim_answer()
-        self._head = self.connection.protocol.send_head(status, fields, length)
+        connection = self.connection
+        protocol = connection.protocol
+        if len(block) > _JOIN_BYTES:
+            head = protocol.send_head(status, fields, length)
+            data = protocol.send_data(block)
+            self.head_sent = True
+            if protocol.wants_content:
+                self._send(head, True)
+                self._send(data, True)
+                return True
+            self._send_large(head, data)
+            return False
+        data = protocol.send_head(status, fields, length, block, ends=False)
+        self.head_sent = True
+        more = protocol.wants_content
+        if more or not self.gathers:
+            self._send(data, more and self.gathers)
+        else:
+            connection.unsent.append(data)
+        return more
+
+    def _send_large(self, head: bytes, content: bytes) -> None:
+        """Send a whole response. Head and content leave side by side: nothing is copied."""
+        connection = self.connection
+        outbox = connection.outbox = Outbox()
+        with outbox.lock:
+            outbox.put(head)
+            if content:
+                outbox.put(content)
+            self._flush(outbox)
 
     def send_data(self, block: bytes) -> None:
         """Send a block, or see to it that it is sent while the application goes on.
 
         Waits when the client is too far behind. Raises `ClientDisconnected`.
         """
-        protocol = self.connection.protocol
-        data = protocol.send_data(block)
+        data = self.connection.protocol.send_data(block)
         if data:
-            self.sent_bytes += len(block)
-        if not self.head_sent:
-            self.head_sent = True
-            data = self._head + data
-        if data:
-            if not self.gathers:
-                self._send(data, False)
-            elif protocol.wants_content or self.connection.outbox is not None:
-                self._send(data, True)
-            else:
-                self.connection.unsent.append(data)  # the whole: it leaves when this returns
+            self._send(data, self.gathers)
 
     def send_end(self) -> None:
         """End the response. Raises `ClientDisconnected`."""
         connection = self.connection
         data = connection.protocol.send_end()
-        if not self.head_sent:
-            self.head_sent = True
-            data = self._head + data
         outbox = connection.outbox
         if outbox is not None:
             with outbox.lock:
@@ -203,10 +201,7 @@ class Exchange:
         count = connection.protocol.claim_data(count)
         connection.protocol.send_end()
         self.head_sent = True
-        self.sent_bytes = count
-        outbox = connection.outbox
-        if outbox is None:
-            outbox = connection.outbox = Outbox()
+        outbox = connection.outbox = Outbox()
         with outbox.lock:
             outbox.put(head)
             if count:
@@ -294,6 +289,13 @@ class Exchange:
             outbox.discard()
 
     # -- For the loop ----------------------------------------------------------------------------
+
+    def close_content(self) -> None:
+        """The request is over; a temporary file goes away."""
+        try:
+            self.content.close()
+        except OSError:
+            pass  # what was not written to it is of no use any more; it is closed nevertheless
 
     def stop_gathering(self) -> None:
         """The thread that runs the request leads no more: what it gathered leaves now.

@@ -22,7 +22,7 @@ from rawsgi.net.neighbour import find_tcp_owner, find_unix_owner
 UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 # A socket file only tells who may connect, and any local user may connect to a TCP port as well.
 # gunicorn does the same (umask 0): a proxy that runs as another user gets in without more ado.
-# Who wants it narrower puts the socket in a folder that others may not enter.
+# Who wants it narrower says so (`--unix-mode 660`).
 UNIX_MODE = 0o666
 # How often `localhost:0` looks for one port that is free in every family.
 FREE_PORT_ATTEMPTS = 20
@@ -82,7 +82,11 @@ class Listener:
             self.server_name, self.server_port = "localhost", "80"
             self._identity = _identify(path)
             return
-        bound_host, port = listening.getsockname()[:2]
+        try:
+            bound_host, port = listening.getsockname()[:2]
+        except OSError:
+            listening.close()
+            raise
         self.on_all_addresses = bound_host in ("0.0.0.0", "::")
         if self.on_all_addresses:
             bound_host = "127.0.0.1" if bound_host == "0.0.0.0" else "::1"
@@ -121,23 +125,38 @@ def parse_bind(text: str) -> Bind:
         raise ListenerError(f"{text!r}: a port is at most 65535")
     if bracketed:
         host = host[1:-1]
-        try:
-            socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-        except OSError:
-            raise ListenerError(f"{text!r}: {host!r} is no IPv6 address") from None
+        if not _is_ipv6(host.partition("%")[0]):
+            raise ListenerError(f"{text!r}: {host!r} is no IPv6 address")
     elif re.search(r"[\s/\[\]@?#\\]", host):
         raise ListenerError(f"{text!r}: {_SHAPES}")
     return Bind(text, host=host, port=int(port))
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def _guess_address(text: str) -> str:
     """What the person may have meant."""
     if _PORT.fullmatch(text):
         return f"; did you mean 127.0.0.1:{text}?"
+    if text.startswith("fd:"):
+        return "; there is no socket activation yet"
     if "://" in text:
         return "; leave the scheme out"
     if text.startswith(("/", "./")):
         return f"; did you mean unix:{text}?"
+    host, _, port = text.rpartition(":")
+    host = "::" if host == ":" else host
+    # One digit is rather the end of an address, as in ::1.
+    if _PORT.fullmatch(port) and len(port) > 1 and _is_ipv6(host):
+        return f"; did you mean [{host}]:{port}?"
+    if text.startswith("[") and text.endswith("]") and _is_ipv6(text[1:-1]):
+        return f"; did you mean {text}:8000?"
     if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
         return f"; did you mean [{text}]:8000?"
     if re.fullmatch(r"[A-Za-z0-9.-]+", text):
@@ -145,16 +164,19 @@ def _guess_address(text: str) -> str:
     return ""
 
 
-def open_listeners(binds: Sequence[str], backlog: int) -> list[Listener]:
+def open_listeners(
+    binds: Sequence[str], backlog: int, unix_mode: int = UNIX_MODE
+) -> list[Listener]:
     """Listen at every address, or at none: raises ListenerError and closes what it opened.
 
     A host name is bound at each address it resolves to, IPv4 first, all on the same port.
+    `unix_mode`: the permissions of socket files.
     """
     listeners: list[Listener] = []
     try:
         for bind in [parse_bind(text) for text in binds]:
             if bind.path:
-                listeners.append(_open_unix(bind, backlog))
+                listeners.append(_open_unix(bind, backlog, unix_mode))
             else:
                 listeners.extend(_open_host(bind, backlog))
     except BaseException:
@@ -231,18 +253,21 @@ def _listen_tcp(family: int, sockaddr: tuple[str | int, ...], backlog: int) -> s
     return listening
 
 
-def _open_unix(bind: Bind, backlog: int) -> Listener:
+def _open_unix(bind: Bind, backlog: int, mode: int) -> Listener:
     path = os.path.abspath(bind.path)
     # A path that fits only as it was written, relative to a deep folder, is used so.
     if len(os.fsencode(path)) > UNIX_PATH_BYTES:
         path = bind.path
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise ListenerError(describe_failure(bind, error)) from None
     bound = False
     try:
         _remove_stale(bind, path)
         listening.bind(path)
         bound = True
-        os.chmod(path, UNIX_MODE)
+        os.chmod(path, mode)  # before it listens: nobody gets in earlier
         listening.listen(backlog)
         listening.setblocking(False)
         return Listener(listening, path=path)

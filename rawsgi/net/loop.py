@@ -35,6 +35,10 @@ _TICK_S = 1.0
 _EVENTS_IN_A_TURN = 64
 # How long a response may wait for others to leave with.
 _DEFER_S = 0.001
+# What a refusal shows of a start-line; the log cuts it further.
+_START_LINE_BYTES = 1024
+# What a message that ends too soon is refused by: its client has left.
+_INCOMPLETE = "RFC 9112 section 8"
 # The poller takes milliseconds as an int of C; some settings may be longer than that.
 _LONGEST_POLL_S = 86400.0
 
@@ -42,8 +46,7 @@ _LONGEST_POLL_S = 86400.0
 class Handler(Protocol):
     """Whoever has a descriptor that is watched."""
 
-    def on_event(self, events: int) -> bool:
-        """False: this thread has lost the loop meanwhile and must not touch it."""
+    def on_event(self, events: int) -> None: ...
 
 
 class Poller(Protocol):
@@ -105,13 +108,15 @@ class Waker:
     """A pair of sockets: a byte in one end is an event at the other.
 
     Signals arrive here too, as their numbers (`signal.set_wakeup_fd`): a main thread that is
-    stuck in an application cannot hide them.
+    stuck in an application cannot hide them. A number for which there is no room is lost, so no
+    more than one byte of ours lies there at a time: who takes the one `_turn` may send it.
     """
 
-    __slots__ = ("_loop", "_receiver", "sender")
+    __slots__ = ("_loop", "_receiver", "_turn", "sender")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self._turn = [None]
         self._receiver, self.sender = socket.socketpair()
         self._receiver.setblocking(False)
         self.sender.setblocking(False)
@@ -121,19 +126,24 @@ class Waker:
     def wake(self) -> None:
         """Any thread."""
         try:
+            self._turn.pop()
+        except IndexError:
+            return  # it will be awake, and after that it looks at what has been posted
+        try:
             self.sender.send(b"\0")
         except OSError:
-            pass  # full: it is awake; closed: it has ended
+            self._turn.append(None)  # full: it is awake; closed: it has ended
 
-    def on_event(self, events: int) -> bool:
+    def on_event(self, events: int) -> None:
         try:
             data = self._receiver.recv(4096)
-        except (BlockingIOError, InterruptedError):
-            return True
+        except OSError:
+            return  # nothing there, or not now: the poller reports it again
+        if 0 in data:
+            self._turn.append(None)
         for number in data:
             if number:
                 self._loop.on_signal(number)
-        return True
 
     def close(self) -> None:
         self._receiver.close()
@@ -175,6 +185,9 @@ class Loop:
         """Connections that have a next request in their buffer."""
         self.ready: list[tuple[int, int]] = []
         """What the poller reported and nobody has seen to yet, in reverse."""
+        self.complete: deque[Exchange] = deque()
+        """Requests of this turn that are complete. They run when all has been read: the code
+        that reads, the application and the code that sends each find the caches warm."""
         self.deferred: list[Exchange] = []
         """Complete exchanges whose responses leave together."""
         self.defer_until = 0.0
@@ -190,6 +203,7 @@ class Loop:
         Only a thread that holds the crew's token.
         """
         handlers = self.handlers
+        complete = self.complete
         crew = self.crew
         clock = self.clock
         me = crew.leader
@@ -203,21 +217,27 @@ class Loop:
                 if handler is None:
                     continue  # closed since the poller reported it
                 try:
-                    if not handler.on_event(events):
-                        return True
+                    handler.on_event(events)
                 except Exception as error:
-                    if not me.leads:
-                        raise
                     self.contain(handler, error)
-            if self.deferred:
-                self.finish_deferred()
-            if self.resumed and not self._resume():
-                return True
+            if self.resumed:
+                self._resume()
             if self._posts:
                 self._run_posts()
                 if crew.successor is not None:
                     crew.abdicate()
                     return False
+            while complete:
+                exchange = complete.popleft()
+                try:
+                    if not crew.execute(exchange):
+                        return True
+                except Exception as error:
+                    if not me.leads:
+                        raise
+                    self.contain(exchange, error)
+            if self.deferred:
+                self.finish_deferred()
             stalled = self.access_log is not None and not self.access_log.flush()
             timeout_s = -1.0
             if clock.soonest != inf:
@@ -262,15 +282,18 @@ class Loop:
         self._waker.wake()
 
     def contain(self, culprit: object, error: BaseException) -> None:
-        """The server failed at a connection, or at its exchange, by its own fault: that
-        connection ends, everything else goes on."""
-        connection = culprit.connection if isinstance(culprit, Exchange) else culprit
+        """The server failed at a connection, at its exchange or upload: that connection ends,
+        everything else goes on. What the system refuses is a line, our own fault a traceback."""
+        connection = getattr(culprit, "connection", culprit)
         if not isinstance(connection, Connection):
             log.error("the server failed at %r, and goes on", culprit, exc_info=error)
             return
         request = connection.protocol.request
         what = f"{request.method} {escape(request.target)}" if request else "a connection"
-        log.error("%s: the server failed", what, exc_info=error)
+        if isinstance(error, OSError):
+            log.error("%s: cut off, because the system refused: %s", what, error)
+        else:
+            log.error("%s: the server failed", what, exc_info=error)
         try:
             connection.fail()
         except Exception as further:
@@ -285,21 +308,14 @@ class Loop:
             except Exception as error:
                 self.contain(argument, error)
 
-    def _resume(self) -> bool:
-        """One request of each connection that has more; False: this thread lost the loop."""
-        me = self.crew.leader
+    def _resume(self) -> None:
+        """One request of each connection that has more."""
         for _ in range(len(self.resumed)):
-            if not self.resumed:
-                break  # this thread lost the loop and got it back: others have been here
             connection = self.resumed.popleft()
             try:
-                if not connection.read_buffered():
-                    return False
+                connection.read_buffered()
             except Exception as error:
-                if not me.leads:
-                    raise
                 self.contain(connection, error)
-        return True
 
     def _tell_date(self) -> None:
         seconds = time()
@@ -312,22 +328,35 @@ class Loop:
         if not self.connections:
             self.on_empty()
 
-    def log_refusal(self, connection: Connection, error: ProtocolError, sent_bytes: int) -> None:
-        """A request was refused: a line in the access log, the reason in the error log."""
-        log.info("%s refused: %s", connection.remote[0] or "a client", error)
-        if self.access_log is not None:
-            request = connection.protocol.request
-            self.access_log.write(
-                connection.remote[0],
-                request.method if request else "-",
-                request.target if request else "-",
-                request.version if request else "-",
-                error.status,
-                sent_bytes,
-                monotonic() - connection.since,
-                "",
-                "",
-            )
+    def log_refusal(
+        self, connection: Connection, error: ProtocolError, unread: bytearray | None, data: bytes
+    ) -> None:
+        """A request was refused with `data`, or answered in the application's place: a line in
+        the access log, the reason in the error log. `unread`: the head, if it was not accepted."""
+        client = connection.remote[0] or "a client"
+        request = connection.protocol.request
+        if error.source == _INCOMPLETE:
+            log.debug("%s left: %s", client, error)  # nobody's mistake
+        elif error.status >= 500 and request is not None:
+            what = f"{request.method} {escape(request.target)}"
+            log.info("%s: %s answered %s", client, what, error)
+        else:
+            log.info("%s refused: %s", client, error)
+        if self.access_log is None:
+            return
+        fields: dict[str, str] = {}
+        if request is not None:
+            line = request.method, request.target, request.version
+            fields = request.fields
+        else:
+            # As much of the line as there is: what a client sent is what one wants to know.
+            start = bytes(unread or b"")[:_START_LINE_BYTES].lstrip(b"\r\n").partition(b"\n")[0]
+            line = start.rstrip(b"\r").decode("latin-1"), "", ""
+        self.access_log.write(
+            connection.remote[0], *line, error.status, len(data.partition(b"\r\n\r\n")[2]),
+            monotonic() - connection.since,
+            fields.get("HTTP_REFERER", ""), fields.get("HTTP_USER_AGENT", ""),
+        )  # fmt: skip
 
     def log_unanswered(self, connection: Connection, exchange: Exchange, status: int) -> None:
         """A line for a request that got no response (499: the client left first)."""

@@ -8,6 +8,7 @@ whoever is interrupted is lost, whoever is lost runs nothing more, and nobody is
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
     from rawsgi.net.loop import Loop
     from rawsgi.net.member import Member
 
+# The module that calls the application, as the frames of its functions name it.
+_GATEWAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "wsgi", "gateway.py")
 # A second look at what the old leader gathers, in case that it had just begun to.
 _LOOK_SOON_S = 0.005
 
 
 class RequestTimeout(BaseException):
     """Raised in a thread whose request was answered with a 504; not for `except Exception`."""
+
+    is_logged = True
+    """The log has told of the request already, with the thread's stack."""
 
 
 class Overtime:
@@ -117,11 +123,17 @@ def describe(exchange: Exchange) -> str:
 
 
 def format_stack(member: Member) -> str:
-    """Where the member's thread stands just now."""
+    """Where the member's thread stands just now, from the application's first frame on."""
     frame = sys._current_frames().get(member.ident)
     if frame is None:
         return "  (it has just ended)"
-    return "".join(traceback.format_stack(frame)).rstrip("\n")
+    frames = traceback.extract_stack(frame)
+    # What called the application is the same every time, and the server's own.
+    while any(each.filename == _GATEWAY for each in frames[:-1]):
+        outer = frames.pop(0)
+        if outer.filename == _GATEWAY and frames[0].filename != _GATEWAY:
+            break
+    return "".join(frames.format()).rstrip("\n")
 
 
 def interrupt(ident: int) -> None:

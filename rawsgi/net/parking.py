@@ -1,13 +1,13 @@
 """Threads that wait for their clients: they do not count as running.
 
-An application whose blocks run ahead of its client waits until the client has caught up. With
-300 slow readers and 16 threads, everybody else would wait with it. So the thread is parked: it
-keeps its place in the application, another thread may run meanwhile, and it goes on when the
-leader readmits it. Slow readers of generated responses cost threads that nobody needs, never the
-threads that others wait for.
+An application whose blocks run ahead of its client waits until the client has caught up; one
+that reads its content while it arrives waits for the client to send. With 300 slow clients and
+16 threads, everybody else would wait with them. So the thread is parked: it keeps its place in
+the application, another thread may run meanwhile, and it goes on when the leader readmits it.
+Slow clients cost threads that nobody needs, never the threads that others wait for.
 
-The rule of this file: only the leader calls, except `announce`. With a limit of one nobody is
-parked, since no two requests may be under way in the application.
+The rule of this file: only the leader calls, except `announce` and `give_way`. With a limit of
+one nobody is parked, since no two requests may be under way in the application.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # So long nobody has ended, and one who returns is let in above the limit: what it holds (a lock,
 # the last connection of a pool) may be what all the others wait for.
 _PATIENCE_S = 1.0
+# Beyond that they count, and others wait: a thread costs some 100 KiB.
+_PARKED_LIMIT = 2000
 
 
 class Parking:
@@ -44,21 +46,24 @@ class Parking:
         self.scheduled: float | None = None
 
     def announce(self, exchange: Exchange) -> None:
+        """The thread of this exchange, before it waits until it is readmitted."""
+        self._loop.post(self._park, exchange)
+        self.give_way(exchange)
+
+    def give_way(self, exchange: Exchange) -> None:
         """The thread of this exchange, before it waits: it will not come back for the token soon.
 
         A stale order does no harm: a token that lies on the table is anybody's.
         """
-        self._loop.post(self._park, exchange)
         standby = self._crew.standby
         if exchange.gathers and standby is not None:  # nobody has taken the loop over yet
             standby.inbox.put(TAKE_OVER)
 
     def _park(self, exchange: Exchange) -> None:
         crew = self._crew
-        outbox = exchange.connection.outbox
         if exchange.member is None or exchange.member.lost or exchange.parked:
             return
-        if crew.limit == 1 or outbox is None or not outbox.throttled:
+        if crew.limit == 1 or self.count >= _PARKED_LIMIT or not waits_for_client(exchange):
             return  # it goes on as it is, when `readmit` is called or was
         exchange.parked = True
         self.count += 1
@@ -94,9 +99,11 @@ class Parking:
     def readmit_now(self, exchange: Exchange) -> None:
         """The thread goes on, whether there is a place for it or not."""
         self.leave(exchange)
-        outbox = exchange.connection.outbox
-        if outbox is not None:
-            outbox.readmit()
+        connection = exchange.connection
+        if connection.outbox is not None:
+            connection.outbox.readmit()
+        if connection.upload is not None:
+            connection.upload.inbox.readmit()
 
     def leave(self, exchange: Exchange) -> None:
         """The exchange counts as running again, if it was parked: it goes on, or has ended."""
@@ -107,3 +114,12 @@ class Parking:
             self._crew.dismiss_surplus()
             if exchange in self.returning:
                 self.returning.remove(exchange)
+
+
+def waits_for_client(exchange: Exchange) -> bool:
+    """Its thread is about to wait, or waits, until it is readmitted."""
+    connection = exchange.connection
+    outbox, upload = connection.outbox, connection.upload
+    return (outbox is not None and outbox.throttled) or (
+        upload is not None and upload.inbox.starved
+    )

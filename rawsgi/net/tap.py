@@ -171,9 +171,9 @@ class WatchedExchange:
         self._watch.answer(fields)
         self._exchange.send_response(status, fields, content)
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
         self._watch.answer(fields)
-        self._exchange.send_head(status, fields, length)
+        return self._exchange.begin_response(status, fields, length, block)
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any

@@ -1,4 +1,4 @@
-"""`rawsgi replay FILE APP`: a recorded request, sent to the application in this very thread.
+"""`rawsgi replay FILE... APP`: recorded requests, sent to the application in this very thread.
 
 No socket, no other thread: a `breakpoint()` in the application stops here, and `--pdb` looks at
 the wreck of an exception. The rule of this file: the way through protocol and gateway is that of
@@ -8,14 +8,16 @@ the server; only what carries the bytes is missing.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import logging
 import os
 import pdb
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +29,6 @@ from rawsgi.protocol.http1 import COMPLETE, HTTP1
 from rawsgi.protocol.message import Limits, ProtocolError, Request
 from rawsgi.protocol.response import Fields, HeadEncoder
 from rawsgi.version import VERSION
-from rawsgi.wire.secrets import is_secret
 from rawsgi.wire.visible import show_bytes, show_text
 from rawsgi.wsgi.application import find_application
 from rawsgi.wsgi.environ import make_base
@@ -37,7 +38,9 @@ EXIT_SERVER_ERROR = 1
 """The answer was a 5xx, or the request was refused."""
 
 _CONTENT_LIMIT_BYTES = 1 << 40  # it is on the disk already: nothing to protect from
-_SUFFIXES = (".response", ".json", "")
+# What stands beside a request in a recording.
+_BESIDE = (".response", ".json")
+_REQUEST = re.compile(r"\.request(\.cut)?$")
 
 
 class ReplayedExchange:
@@ -56,7 +59,6 @@ class ReplayedExchange:
         self.aborted = ""
         self._protocol = protocol
         self._write = write
-        self._head = b""
 
     @property
     def wants_content(self) -> bool:
@@ -70,33 +72,31 @@ class ReplayedExchange:
         self.head_sent = True
         self._write(data)
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
-        self._head = self._protocol.send_head(status, fields, length)
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+        data = self._protocol.send_head(status, fields, length, block, ends=False)
+        self.head_sent = True
+        self._write(data)
+        return self._protocol.wants_content
 
     def send_data(self, block: bytes) -> None:
-        self._send(self._protocol.send_data(block))
+        self._write(self._protocol.send_data(block))
 
     def send_end(self) -> None:
-        self._send(self._protocol.send_end())
+        self._write(self._protocol.send_end())
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
     ) -> None:
         offset, count = span
-        self._head = self._protocol.send_head(status, fields, count)
+        head = self._protocol.send_head(status, fields, count)
         count = self._protocol.claim_data(count)
         self._protocol.send_end()
-        self._send(os.pread(file.fileno(), count, offset) if count else b"")
+        self.head_sent = True
+        self._write(head + (os.pread(file.fileno(), count, offset) if count else b""))
         close()
 
     def abort(self, reason: str) -> None:
         self.aborted = reason
-
-    def _send(self, data: bytes) -> None:
-        if not self.head_sent:
-            self.head_sent = True
-            data = self._head + data
-        self._write(data)
 
 
 def read_requests(protocol: HTTP1, raw: bytes) -> Iterator[tuple[Request, bytes]]:
@@ -118,15 +118,36 @@ def read_requests(protocol: HTTP1, raw: bytes) -> Iterator[tuple[Request, bytes]
             return
 
 
-def find_recording(path: Path) -> Path:
-    """The file that holds the request, given any file of a recording, or its name alone."""
-    if path.suffix in (".response", ".json") or not path.exists():
-        base = path.with_suffix("") if path.suffix in (".response", ".json") else path
-        for suffix in (".request", ".request.cut"):
-            found = base.with_name(base.name + suffix)
-            if found.exists():
-                return found
-    return path
+def find_requests(texts: Sequence[str]) -> list[Path]:
+    """The files that hold requests, given files of recordings, their names alone, or folders.
+
+    Each once and in order, as `kept/*` names the three files of each. Raises `SettingsError`.
+    """
+    found: dict[Path, None] = {}
+    for text in texts:
+        path = Path(text)
+        if not path.is_dir():
+            found[_find_request(path)] = None
+            continue
+        inside = sorted(each for each in path.iterdir() if _REQUEST.search(each.name))
+        if not inside:
+            raise SettingsError(f"replay {text}: there is no .request in this folder")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+def _find_request(path: Path) -> Path:
+    beside = path.suffix in _BESIDE
+    if not beside and path.exists():
+        return path
+    base = path.with_suffix("") if beside else path
+    for suffix in (".request", ".request.cut"):
+        request = base.with_name(base.name + suffix)
+        if request.exists():
+            return request
+    if path.exists():
+        raise SettingsError(f"replay {path}: there is no {base.name}.request beside it")
+    raise SettingsError(f"replay {path}: {os.strerror(errno.ENOENT)}")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -166,10 +187,12 @@ class Debugger:
         if record.exc_info and record.exc_info[1] is not None and self.error is None:
             self.error = record.exc_info[1]
 
-    def look(self) -> None:
-        """Stand in the frame where the exception came from."""
-        error = self.error
-        if error is not None and error.__traceback__ is not None:
+    def look(self, failed: bool) -> None:
+        """Stand in the frame where the exception of the last request came from."""
+        error, self.error = self.error, None
+        if failed and error is None:
+            _tell("no exception was seen: did the framework swallow it?")
+        if failed and error is not None and error.__traceback__ is not None:
             print(f"{type(error).__name__}: {show_text(str(error))}", file=sys.stderr)
             pdb.post_mortem(error.__traceback__)
 
@@ -200,18 +223,19 @@ class _Output:
     def __init__(self, stream: BinaryIO, terminal: bool) -> None:
         self._stream = stream
         self._terminal = terminal
-        self._ends_line = True
+        self.ends_line = True
 
     def write(self, data: bytes) -> None:
         if self._terminal:
             lines = data.replace(b"\r\n", b"\n").split(b"\n")
             data = b"\n".join(show_bytes(line).replace("\\\\", "\\").encode() for line in lines)
         self._stream.write(data)
-        self._ends_line = data.endswith(b"\n") if data else self._ends_line
+        self.ends_line = data.endswith(b"\n") if data else self.ends_line
 
     def end(self) -> None:
-        if self._terminal and not self._ends_line:
+        if self._terminal and not self.ends_line:
             self._stream.write(b"\n")
+            self.ends_line = True
         self._stream.flush()
 
 
@@ -258,11 +282,14 @@ def _tell(text: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rawsgi replay",
-        description="Send a recorded request to an application, in this process and thread.",
-        epilog="Exit status: 0; 1 if an answer is a 5xx or the request is refused; 2 for misuse.",
+        description="Send recorded requests to an application, in this process and thread.",
+        epilog="Exit status: 0; 1 if an answer is a 5xx or a request is refused; 2 for misuse.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", help="NAME.request, as `rawsgi --record` wrote it")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+",
+        help="NAME.request, as `rawsgi --record` wrote it, or a folder of them",
+    )  # fmt: skip
     parser.add_argument("application", metavar="APP", help="MODULE[:ATTR], or a .py file")
     parser.add_argument("--app-dir", metavar="DIR", default=".", help="look for the module here")
     parser.add_argument(
@@ -281,39 +308,67 @@ def main(argv: list[str]) -> int:
         arguments = build_parser().parse_args(argv)
     except SystemExit as exit:
         return int(exit.code or 0)
-    path = find_recording(Path(arguments.file))
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"replay {arguments.file}: {error.strerror}") from None
-    facts = read_facts(path)
+    if Path(arguments.application).suffix in (".request", ".cut", *_BESIDE):
+        raise SettingsError("replay: the application is missing: rawsgi replay FILE... APP")
+    paths = find_requests(arguments.files)
+    if len(paths) == 1 and str(paths[0]) != arguments.files[0]:
+        _tell(f"this is {show_text(str(paths[0]))}")
     settings = Settings(application=arguments.application)
     configure_logging(settings)
     name, application = find_application(arguments.application, arguments.app_dir)
     configure_logging(settings)
-    if path.suffix == ".cut":
-        _tell("not all of this request was kept: it cannot be complete")
-    if facts.get("secrets_masked") and any(is_secret(line) for line in raw.splitlines()):
-        _tell("a secret in it was masked when it was recorded (--wire-secrets keeps them)")
     debugger = None
     if arguments.pdb:
         application = debugger = Debugger(application)
         debugger.listen()
     output = _Output(sys.stdout.buffer, sys.stdout.isatty())
+    failed = 0
+    for path in paths:
+        label = f"{show_text(str(path))}: " if len(paths) > 1 else ""
+        code = _replay_file(path, label, name, application, output, arguments.allow)
+        failed += not 0 < code < 500
+        if debugger is not None:
+            debugger.look(code >= 500)
+    if len(paths) > 1:
+        _tell(f"{len(paths)} requests, {failed} failed" if failed else f"{len(paths)} requests")
+    return EXIT_SERVER_ERROR if failed else 0
+
+
+def _replay_file(
+    path: Path, label: str, name: str, application: Application, output: _Output, allow: list[str]
+) -> int:
+    """Replay one file and tell what came of it; the worst status code, 0 if it was refused.
+
+    Raises `SettingsError`."""
     try:
-        codes = replay(raw, application, facts, output, tuple(arguments.allow))
+        raw = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"replay {path}: {error.strerror}") from None
+    facts = read_facts(path)
+    if path.suffix == ".cut":
+        _tell(f"{label}not all of this request was kept: it cannot be complete")
+    if facts.get("secrets_masked"):
+        _tell(f"{label}a secret in it was masked when it was recorded (--wire-secrets keeps them)")
+    try:
+        codes = replay(raw, application, facts, output, tuple(allow))
     except ProtocolError as error:
-        _tell(f"refused with {error}. {error.hint}".rstrip())
-        return EXIT_SERVER_ERROR
+        _end_content(output)
+        _tell(f"{label}refused with {error}. {error.hint}".rstrip())
+        return 0
     if not codes:
-        _tell("there is no request in it")
-        return EXIT_SERVER_ERROR
-    _tell(_compare(name, codes, facts))
-    if debugger is not None and max(codes) >= 500:
-        if debugger.error is None:
-            _tell("no exception was seen: did the framework swallow it?")
-        debugger.look()
-    return EXIT_SERVER_ERROR if max(codes) >= 500 else 0
+        _tell(f"{label}there is no request in it")
+        return 0
+    _end_content(output)
+    _tell(label + _compare(name, codes, facts))
+    return max(codes)
+
+
+def _end_content(output: _Output) -> None:
+    """The verdict stands on a line of its own, also where both outputs go to one place. Not a
+    byte is added to the content itself."""
+    if not output.ends_line:
+        sys.stderr.write("\n")
+        output.ends_line = True
 
 
 def _compare(name: str, codes: list[int], facts: dict[str, Any]) -> str:

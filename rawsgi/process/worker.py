@@ -1,28 +1,44 @@
 """One worker process: the only place where settings, sockets, protocol and application meet.
 
 The rule of this file: it joins and it ends. A signal only leaves its number; the thread that
-leads the loop decides what to do. The first one ends the worker when the requests in flight are
-answered, the second one at once.
+leads the loop decides what to do.
+
+    TERM, INT   stop when the requests in flight are answered; a second one: at once
+    QUIT        stop at once
+    HUP         the terminal was closed: as TERM; otherwise open the log anew, and say that there
+                is no reload
+    USR1        open the log anew
+    USR2        say that there is no upgrade
+
+HUP, USR1 and USR2 are left to an application that has handlers of its own for them, and to
+`nohup`. A stop that was asked for ends with status 0, also when requests had to be cut: they are
+named in the log (docs/decisions/0008).
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from time import monotonic
 from types import FrameType
 from typing import Any
 
 from rawsgi.config import Settings, SettingsError
-from rawsgi.logs import AccessLog, log
+from rawsgi.logs import AccessLog, escape, log
 from rawsgi.net.acceptor import Acceptor, Room
+from rawsgi.net.connection import FLUSHING, Connection
 from rawsgi.net.crew import Crew
 from rawsgi.net.listener import Listener
 from rawsgi.net.loop import Loop
 from rawsgi.net.tap import Observer
+from rawsgi.process.descriptors import raise_descriptor_limit
+from rawsgi.process.replacement import Replacement
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import Limits
 from rawsgi.protocol.response import HeadEncoder
@@ -31,12 +47,17 @@ from rawsgi.wire.observation import plan_observation
 from rawsgi.wire.relaxations import RelaxationLog
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Application, Gateway
+from rawsgi.wsgi.patching import check_patching
 
 EXIT_REPLACE = 75
 """Exit status of a worker that lost too many threads to requests that never end: it asks to be
 started anew (EX_TEMPFAIL of sysexits.h)."""
 
-_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+# An application, or whoever started us (nohup), may have other plans for these.
+_OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Of the requests that are cut at the end, so many are named.
+_NAMED_LIMIT = 20
 
 
 class Worker:
@@ -49,6 +70,8 @@ class Worker:
         self._listeners = listeners
         self._exit_status = 0
         self._draining = False
+        self._signals: set[int] = {*_ENDING_SIGNALS, *_OTHER_SIGNALS}
+        self._had_terminal = has_terminal()
         limits = Limits(
             request_line_bytes=settings.request_line_limit_bytes,
             fields=settings.field_limit,
@@ -59,12 +82,15 @@ class Worker:
             settings,
             HeadParser(limits, frozenset(settings.allow)),
             HeadEncoder(settings.server_name),
-            AccessLog() if settings.access_log else None,
+            open_access_log(settings),
             self._on_signal,
         )
         gateway = Gateway(application, settings.stream_request)
         loop.streams_request = gateway.streams_request
-        loop.crew = Crew(loop, self._observe(gateway.run), self._on_lost_thread)
+        self._replacement = Replacement(
+            loop, settings.lost_threads, settings.lost_after_s, self._replace
+        )
+        loop.crew = Crew(loop, self._observe(gateway.run), lambda _: self._replacement.look())
         self._room = Room(loop, settings.connections)
         for listener in listeners:
             base = make_base(
@@ -112,30 +138,77 @@ class Worker:
     # -- Signals: their numbers arrive in the loop ------------------------------------------------
 
     def _catch_signals(self) -> dict[int, object]:
-        def ignore(number: int, frame: FrameType | None) -> None:
-            """The number has been written to the loop's wake-up socket already."""
+        wakeup_socket = self.loop.wakeup_socket
+        ours = wakeup_socket.fileno()
 
-        previous: dict[int, object] = {
-            -1: signal.set_wakeup_fd(self.loop.wakeup_socket.fileno(), warn_on_full_buffer=False)
-        }
-        for number in _ENDING_SIGNALS:
-            previous[number] = signal.signal(number, ignore)
+        def notice(number: int, frame: FrameType | None) -> None:
+            """The number has been written to the wake-up socket already, unless an application
+            took the signals' descriptor away, as asyncio does in `add_signal_handler`."""
+            theirs = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+            if theirs != ours:
+                with contextlib.suppress(OSError):
+                    wakeup_socket.send(bytes((number,)))
+                if theirs != -1:
+                    signal.set_wakeup_fd(theirs)
+
+        if threading.current_thread() is not threading.main_thread():
+            return {}  # Python gives signals to the main thread only
+        previous: dict[int, object] = {-1: signal.set_wakeup_fd(ours, warn_on_full_buffer=False)}
+        for number in sorted(self._signals):
+            if number in _OTHER_SIGNALS and signal.getsignal(number) is not signal.SIG_DFL:
+                self._signals.discard(number)
+                continue
+            previous[number] = signal.signal(number, notice)
             signal.siginterrupt(number, False)
         return previous
 
     def _restore_signals(self, previous: dict[int, object]) -> None:
-        signal.set_wakeup_fd(previous.pop(-1))  # type: ignore[arg-type]
+        if previous:
+            signal.set_wakeup_fd(previous.pop(-1))  # type: ignore[arg-type]
         for number, handler in previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _on_signal(self, number: int) -> None:
         """The leader."""
-        if number not in _ENDING_SIGNALS:
+        if number not in self._signals:
             return
-        if self._draining:
-            log.warning("second %s: stopping at once", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if number == signal.SIGUSR2:
+            log.warning("%s: there is no upgrade while running yet; nothing was done", name)
+        elif number == signal.SIGUSR1:
+            self._reopen_log(name)
+        elif number == signal.SIGHUP:
+            self._hang_up(name)
+        elif number == signal.SIGQUIT:
+            self._cut_requests(f"{name}: stopping at once")
+            self._abandon(self._exit_status)
+        elif self._draining:
+            self._cut_requests(f"second {name}: stopping at once")
             self._abandon(128 + number)
-        self._drain()
+        else:
+            self._drain()
+
+    def _hang_up(self, name: str) -> None:
+        """The leader: the terminal was closed, or somebody is used to reloading servers so."""
+        if self._had_terminal and not has_terminal():
+            if not self._draining:  # a shell passes the signal on: it comes twice
+                log.warning("%s: the terminal was closed: stopping", name)
+                self._drain()
+            return
+        log.warning("%s: there is no reload yet: restart to run new code", name)
+        self._reopen_log(name)
+
+    def _reopen_log(self, name: str) -> None:
+        access_log = self.loop.access_log
+        if access_log is None:
+            log.info("%s: there is no access log to open anew", name)
+            return
+        try:
+            access_log.reopen()
+        except OSError as error:
+            log.error("%s: the access log cannot be opened anew: %s", name, error.strerror)
+        else:
+            log.info("%s: the access log was opened anew", name)
 
     # -- The end ---------------------------------------------------------------------------------
 
@@ -149,8 +222,8 @@ class Worker:
         for listener in self._listeners:
             listener.close()  # who comes now is told so at once
         count = sum(connection.exchange is not None for connection in loop.connections)
-        if count:
-            log.info("stopping: %d request(s) in flight are answered first", count)
+        first = f": {count} request(s) in flight are answered first" if count else ""
+        log.info("stopping%s", first)
         loop.on_empty = self._finish
         for connection in loop.connections:
             connection.protocol.shutdown()  # all of them first: a response may end just now
@@ -163,8 +236,16 @@ class Worker:
 
     def expire(self, now: float) -> None:
         """The clock: the time to stop gracefully is over."""
-        log.warning("not all requests ended in time: stopping without them")
+        self._cut_requests("the time to stop gracefully is over")
         self._abandon(self._exit_status)
+
+    def _cut_requests(self, why: str) -> None:
+        """Name those that get no answer, or only the beginning of one."""
+        found = [text for each in self.loop.connections if (text := describe_request(each))]
+        named = "".join(f"\n{text}" for text in sorted(found)[:_NAMED_LIMIT])
+        if len(found) > _NAMED_LIMIT:
+            named += f"\nand {len(found) - _NAMED_LIMIT} more"
+        log.warning("%s; requests that are cut: %s", why, named or "none")
 
     def _finish(self) -> None:
         crew = self.loop.crew
@@ -179,17 +260,55 @@ class Worker:
             listener.close()
         if self.loop.access_log is not None:
             self.loop.access_log.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # its reader may be gone
+                stream.flush()
         os._exit(status)
 
-    def _on_lost_thread(self, lost: int) -> None:
-        """The leader: a thread is stuck in a request that was answered with a 504."""
-        if self._settings.lost_threads and lost >= self._settings.lost_threads:
-            if not self._draining:
-                log.error("%d threads are stuck: this process asks to be replaced", lost)
-                self._exit_status = EXIT_REPLACE
-                self._drain()
+    def _replace(self, lost: int) -> None:
+        """The leader: too many threads are stuck in requests that were answered with a 504."""
+        if not self._draining:
+            log.error(
+                "%d threads are stuck: this process asks to be replaced "
+                "(it ends with status %d, for a supervisor to start it anew)", lost, EXIT_REPLACE,
+            )  # fmt: skip
+            self._exit_status = EXIT_REPLACE
+            self._drain()
+
+
+def has_terminal() -> bool:
+    """Is there a controlling terminal, one that is still connected?"""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def open_access_log(settings: Settings) -> AccessLog | None:
+    """The access log that was asked for. Raises `SettingsError`."""
+    path = settings.access_log_file
+    if path is None:
+        return AccessLog() if settings.access_log else None
+    try:
+        return AccessLog(path=path)
+    except OSError as error:
+        raise SettingsError(f"--access-log-file {path}: {error.strerror}") from None
+
+
+def describe_request(connection: Connection) -> str:
+    """What a connection is busy with, for the log; "" if nothing is lost with it. The leader."""
+    exchange = connection.exchange
+    request = connection.protocol.request
+    if request is None:
+        return ""
+    what = f"{request.method} {escape(request.target)}"
+    if exchange is not None:
+        does = "running" if exchange.member is not None else "waiting for a thread"
+        return f"{what}, {does} for {monotonic() - exchange.started:.1f} s"
+    if connection.state == FLUSHING:
+        return f"{what}, answered, but its client has not read it all"
+    return ""
 
 
 def run(
@@ -202,6 +321,9 @@ def run(
 
     The listeners are closed by the caller. The main thread only, since signals arrive there.
     """
+    check_patching()
     for listener in listeners:
         assert listener.socket.type == socket.SOCK_STREAM
+    if warning := raise_descriptor_limit(settings.connections, settings.threads):
+        log.warning("%s", warning)
     return Worker(settings, application, listeners).run(on_ready)

@@ -48,6 +48,7 @@ class HTTP1:
         "reason_to_close",
         "remarks",
         "request",
+        "sent_bytes",
         "shutting_down",
         "state",
     )
@@ -72,6 +73,8 @@ class HTTP1:
         self._reuse = False
         self.code = 0
         """Status code of the response."""
+        self.sent_bytes = 0
+        """Bytes of its content that were given out, before any framing."""
         self.remarks: list[str] = []
         """What was wrong with the response and repaired on the way, for the error log."""
         self.reason_to_close = ""
@@ -201,23 +204,22 @@ class HTTP1:
     # -- Responding --------------------------------------------------------------------------
 
     def send_head(
-        self, status: str, fields: Fields, length: int | None = None, content: bytes | None = None
-    ) -> bytes:
+        self, status: str, fields: Fields, length: int | None = None,
+        content: bytes | None = None, ends: bool = True,
+    ) -> bytes:  # fmt: skip
         """COMPLETE, or CONTENT while the content is streamed: return the response's head.
 
         `length` is the content's length in bytes, if it is known without the application's
-        word. Decides how the end of the content is told. With `content`, which is the whole of
-        it, the head is followed by it and the response is ended. Raises `ResponseError`, and
-        then nothing has changed.
+        word. `content` follows the head; if it is the whole (`ends`), the response is ended.
+        Raises `ResponseError`, and then nothing has changed.
         """
         request = self.request
         assert request is not None
-        head = self._encoder.encode(status, fields)
-        code, lines, declared, application_closes, dropped = head
+        code, lines, declared, closes, dropped = self._encoder.encode(status, fields)
         self.code = code
         if dropped:
             self._remark(f"{', '.join(dropped)} left out: it is the server's to say")
-        if content is not None and (content or request.method != "HEAD"):
+        if content is not None and ends and (content or request.method != "HEAD"):
             length = len(content)
         known = length if declared is None else declared
         # RFC 9112 section 6.3, steps 1 and 8
@@ -237,7 +239,7 @@ class HTTP1:
         # The one reuse decision (RFC 9112 section 9.3): the first that speaks against it.
         self.reason_to_close = (
             _CLIENT_CLOSES[request.minor] if not request.keep_alive
-            else "the application asked for it" if application_closes
+            else "the application asked for it" if closes
             else "the end of the content is told by closing (HTTP/1.0, no length)"
             if framing == BY_CLOSE
             else "the server is stopping" if self.shutting_down
@@ -250,13 +252,16 @@ class HTTP1:
         elif not request.minor:
             lines.append(b"Connection: keep-alive\r\n")
         lines.append(b"\r\n")
-        if content is None or framing == NO_CONTENT:
-            return b"".join(lines)
-        if framing == BY_LENGTH and self._remaining == len(content):
-            self._remaining = 0
-            lines.append(content)
-            return b"".join(lines)
-        return b"".join(lines) + self.send_data(content) + self.send_end()
+        self.sent_bytes = 0
+        if content is not None and framing != NO_CONTENT:
+            if framing == BY_LENGTH and self._remaining == len(content):
+                self.sent_bytes = self._remaining
+                self._remaining = 0
+                lines.append(content)
+            else:
+                lines.append(self.send_data(content))
+                lines.append(self.send_end() if ends else b"")
+        return b"".join(lines)
 
     def send_data(self, block: bytes) -> bytes:
         """After `send_head`: return `block` framed; b"" where there is no content to send.
@@ -264,15 +269,17 @@ class HTTP1:
         Content past the Content-Length is cut off and remarked on.
         """
         framing = self._framing
-        if framing == BY_CHUNKS:
-            return encode_chunk(block) if block else b""
+        if framing == NO_CONTENT:
+            return b""
         if framing == BY_LENGTH:
             if len(block) > self._remaining:
                 block = block[: self._remaining]
                 self._remark("content past the Content-Length was cut off")
             self._remaining -= len(block)
-            return block
-        return b"" if framing == NO_CONTENT else block
+        self.sent_bytes += len(block)
+        if framing == BY_CHUNKS and block:
+            return encode_chunk(block)
+        return block
 
     def claim_data(self, count: int) -> int:
         """After `send_head`: `count` bytes are to go out unframed by another way (sendfile).
@@ -286,6 +293,7 @@ class HTTP1:
         if self._framing == BY_LENGTH:
             count = min(count, self._remaining)  # PEP 3333 lets a file be longer
             self._remaining -= count
+        self.sent_bytes += count
         return count
 
     def send_end(self) -> bytes:

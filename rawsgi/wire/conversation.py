@@ -12,109 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
-from rawsgi.wire.scanner import BY_CLOSE, BY_LENGTH, EMPTY_LINE, Part, Scanner
+from rawsgi.wire.facts import Facts, Link, Sink, describe_cut
+from rawsgi.wire.scanner import BY_CLOSE, BY_LENGTH, EMPTY_LINE, HEAD_END, Scanner
 
 if TYPE_CHECKING:
     from rawsgi.protocol.message import ProtocolError, Request
 
 # Of the request as it was sent, to point at what was wrong.
 _SAMPLE_BYTES = 1 << 14
-
-
-class Link:
-    """What is known of a connection. Written by its conversation."""
-
-    __slots__ = ("accepted", "closed_by", "ignored_bytes", "last_length", "number",
-                 "remote", "server")  # fmt: skip
-
-    def __init__(self, number: int, remote: tuple[str, str], server: tuple[str, str]) -> None:
-        self.number = number
-        """Of this process, from 1."""
-        self.remote = remote
-        """Address and port of the peer; empty for a Unix socket."""
-        self.server = server
-        """SERVER_NAME and SERVER_PORT."""
-        self.accepted = monotonic()
-        self.closed_by = ""
-        """"client" where it ended its side or was lost before the server closed; else ""."""
-        self.last_length = 0
-        """Content-Length of the last request: what is typed past it is taken for the next one."""
-        self.ignored_bytes = 0
-        """What came after the last request that was read."""
-
-
-class Facts:
-    """What is known of one exchange. Written by its conversation; sinks read."""
-
-    __slots__ = (
-        "aborted", "application_length", "began", "called", "code", "complete", "ended", "error",
-        "first_sent", "head_complete", "last_sent", "link", "number", "reason_to_close",
-        "received_bytes", "remarks", "request", "response", "returned", "sample", "scanner",
-        "sent_bytes", "time",
-    )  # fmt: skip
-
-    def __init__(self, link: Link, number: int, shows_secrets: bool) -> None:
-        self.link = link
-        self.number = number
-        """Of this connection, from 1."""
-        self.time = time()
-        """When it began, in seconds since 1970."""
-        # Instants; 0.0: has not been.
-        self.began = monotonic()
-        self.head_complete = 0.0
-        self.complete = 0.0
-        self.called = 0.0
-        self.returned = 0.0
-        self.first_sent = 0.0
-        self.last_sent = 0.0
-        self.ended = 0.0
-        # The request.
-        self.scanner = Scanner(shows_secrets=shows_secrets)
-        self.sample = bytearray()
-        """The request's first bytes, from its request-line on, secrets masked."""
-        self.received_bytes = 0
-        self.request: Request | None = None
-        """As the server understood it, once the application is called."""
-        self.error: ProtocolError | None = None
-        """Why it was refused."""
-        # The response.
-        self.response: Scanner | None = None
-        self.sent_bytes = 0
-        self.code = 0
-        self.application_length: bool | None = None
-        """The application gave a Content-Length; None: nothing is known of its response."""
-        self.remarks: list[str] = []
-        self.reason_to_close = ""
-        self.aborted = ""
-        """Why the exchange did not come to its proper end."""
-
-    @property
-    def failed(self) -> bool:
-        """Refused by the server, answered with a 5xx, or broken off."""
-        return self.error is not None or self.code >= 500 or bool(self.aborted)
-
-
-class Sink(Protocol):
-    """Somebody who is told of one connection's exchanges, in order and one call at a time.
-
-    What it raises ends nothing but its being told.
-    """
-
-    def accept(self, link: Link) -> None: ...
-    def take_request_part(self, facts: Facts, part: Part) -> None: ...
-    def take_response_part(self, facts: Facts, part: Part) -> None: ...
-
-    def pause(self, facts: Facts) -> None:
-        """The application is about to be called, or a piece of the response has gone out."""
-
-    def end(self, facts: Facts) -> None:
-        """Nothing more will come of this exchange."""
-
-    def close(self, link: Link, reason: str) -> None: ...
 
 
 class Conversation:
@@ -165,6 +74,8 @@ class Conversation:
             facts.received_bytes += len(part[1])
             if part[0] != EMPTY_LINE and len(facts.sample) < _SAMPLE_BYTES:
                 facts.sample += part[1][:_SAMPLE_BYTES]
+                if part[0] == HEAD_END:
+                    facts.head_bytes = len(facts.sample)
             self._tell("take_request_part", facts, part)
         if scanner.head_complete and not facts.head_complete:
             facts.head_complete = now
@@ -305,22 +216,9 @@ class Conversation:
             for part in response.drain():
                 self._tell("take_response_part", facts, part)
         self._tell("end", facts)
+        if facts.request is not None:
+            self.link.relaxed.update(facts.request.relaxed)
         self.link.last_length = facts.scanner.length if facts.scanner.framing == BY_LENGTH else 0
         if self._pending:
             pending, self._pending = self._pending, b""
             self._read(pending, facts.ended)
-
-
-def describe_cut(facts: Facts, link: Link, reason: str) -> str:
-    """Where an exchange was when its connection was closed."""
-    if not facts.scanner.head_complete:
-        where = "within the head of the request"
-    elif not facts.complete:
-        where = "within the content of the request"
-    elif not facts.sent_bytes:
-        where = "before the response"
-    else:
-        where = "within the response"
-    if link.closed_by == "client":
-        return f"the client left {where}"
-    return f"{reason or 'it ended too early'}, {where}"

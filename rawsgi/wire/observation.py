@@ -11,10 +11,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from rawsgi.logs import wants_colour
-from rawsgi.wire.conversation import Conversation, Link, Sink
-from rawsgi.wire.recorder import Folder, Recorder
-from rawsgi.wire.transcript import Printer, Style, Transcript
+from rawsgi.logs import log, wants_colour
+from rawsgi.wire.conversation import Conversation
+from rawsgi.wire.facts import Link, Sink
+from rawsgi.wire.recording.folder import Folder
+from rawsgi.wire.recording.recorder import Recorder
+from rawsgi.wire.transcript.printer import Printer
+from rawsgi.wire.transcript.style import Style, find_columns
+from rawsgi.wire.transcript.writer import Transcript
 
 if TYPE_CHECKING:
     from rawsgi.config import Settings
@@ -32,15 +36,13 @@ def plan_observation(
     makers: list[Callable[[], Sink]] = []
     if settings.wire or settings.wire_full or settings.wire_errors:
         makers.append(_plan_transcripts(settings, find_descriptor(sys.stderr), processes))
+        if not settings.by_hand:  # where that is what was asked for
+            _warn(settings, "--wire shows the content of exchanges")
     if settings.record:
         folder = Folder(settings.record, settings.record_limit)
+        _warn(settings, f"--record keeps the content of exchanges in {folder.path}")
         makers.append(
-            lambda: Recorder(
-                folder,
-                settings.record_size_limit_bytes,
-                settings.record_errors,
-                not settings.wire_secrets,
-            )
+            lambda: Recorder(folder, settings.record_size_limit_bytes, settings.record_errors)
         )
     if not makers:
         return None
@@ -53,6 +55,11 @@ def plan_observation(
     return begin
 
 
+def _warn(settings: Settings, what: str) -> None:
+    masked = "with all secrets" if settings.wire_secrets else "only known secrets are masked"
+    log.warning("%s: %s", what, masked)
+
+
 def _plan_transcripts(
     settings: Settings, descriptor: int | None, processes: int
 ) -> Callable[[], Sink]:
@@ -60,6 +67,7 @@ def _plan_transcripts(
         full=settings.wire_full,
         errors_only=settings.wire_errors,
         coloured=descriptor is not None and wants_colour(descriptor),
+        columns=lambda: 0 if descriptor is None else find_columns(descriptor),
         prefix=f"{os.getpid()} " if processes > 1 else "",
     )
     printer = Printer(descriptor)

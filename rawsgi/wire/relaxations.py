@@ -36,17 +36,18 @@ class RelaxationLog:
 
     def note(self, request: Request, remote: str) -> None:
         """`request`, from the address `remote`, was accepted by the grace of `request.relaxed`."""
+        about = f"{request.method} {escape(request.target)} from {remote or 'a client'}"
         for name in request.relaxed:
+            # Told with the lock, so that the 100th is not told before the 10th.
             with self._lock:
                 count = self.counts[name] = self.counts.get(name, 0) + 1
-            about = f"{request.method} {escape(request.target)} from {remote or 'a client'}"
-            if count == 1:
-                log.warning(
-                    "%s needed --allow %s: %s (counted from now on)",
-                    about, name, RELAXATIONS[name],
-                )  # fmt: skip
-            elif str(count).rstrip("0") == "1":  # 10, 100, 1000 ...
-                log.warning("%d requests needed --allow %s, the last %s", count, name, about)
+                if count == 1:
+                    log.warning(
+                        "%s needed --allow %s: %s (counted from now on)",
+                        about, name, RELAXATIONS[name],
+                    )  # fmt: skip
+                elif str(count).rstrip("0") == "1":  # 10, 100, 1000 ...
+                    log.warning("%d requests needed --allow %s, the last %s", count, name, about)
 
     def close(self) -> None:
         """Say how often, at the end."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 
-from rawsgi.wire.secrets import is_secret, mask, mask_line
+from rawsgi.wire.secrets.content import Mask, choose_mask
+from rawsgi.wire.secrets.fields import is_secret, mask_line, mask_parameters, mask_start_line
+from rawsgi.wire.secrets.names import hide
 
 # Kinds of parts. All but CONTENT, CHUNK_DATA and REST are whole lines with their line ends,
 # unless the message was cut off or a line is beyond all limits.
@@ -34,20 +36,24 @@ _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[\t ;\r\n]|\Z)")
 class Scanner:
     """A request, or the response to one. `feed` until `finished`; one thread at a time."""
 
-    __slots__ = ("_buffer", "_coding", "_cut", "_last_name", "_left", "_length", "_secret",
-                 "_shows_secrets", "answers", "code", "fields", "framing", "head_complete",
-                 "interim", "method", "rest", "state", "target", "version")  # fmt: skip
+    __slots__ = (
+        "_buffer", "_coding", "_content_mask", "_content_type", "_cut", "_last_name", "_left",
+        "_length", "_secret", "_shows_secrets", "answers", "code", "fields", "framing",
+        "head_complete", "interim", "masked", "method", "rest", "state", "target", "version",
+    )  # fmt: skip
 
     def __init__(self, answers: str | None = None, shows_secrets: bool = False) -> None:
         """`answers` is the method of the request that a response answers; None: a request."""
         self._shows_secrets = shows_secrets
         self.answers = answers
         self.method = self.target = self.version = ""
-        """Of a request: its request-line, as far as it can be told."""
+        """Of a request: its request-line, as far as it can be told, secrets masked."""
         self.interim: list[int] = []
         """Of a response: the status codes of the interim responses before it."""
         self.rest = b""
         """What was fed past the end of the message."""
+        self.masked = False
+        """Something secret was hidden."""
         self._begin()
 
     def _begin(self) -> None:
@@ -63,6 +69,8 @@ class Scanner:
         self._cut = False  # the last part was a line without its end
         self._secret = False  # the last line was: what follows may be its continuation
         self._last_name = b""
+        self._content_type = b""
+        self._content_mask: Mask | None = None
         self._length: bytes | None = None
         self._coding: bytes | None = None
         self._left = 0  # bytes of the content or the chunk
@@ -97,7 +105,7 @@ class Scanner:
         """The message ends here, complete or not: return what was kept of it."""
         line, self._buffer = bytes(self._buffer), bytearray()
         kind, self.state = self.state, REST
-        return [(kind, self._mask(kind, line))] if line else []
+        return [(kind, self._mask_line(kind, line))] if line else []
 
     def _take_content(self, data: bytes, at: int, parts: list[Part]) -> int:
         if self.framing == BY_CLOSE:
@@ -105,7 +113,7 @@ class Scanner:
         else:
             piece = data[at : at + self._left]
             self._left -= len(piece)
-        parts.append((self.state, piece))
+        parts.append((self.state, piece if self._shows_secrets else self._mask_content(piece)))
         if not self._left and self.framing != BY_CLOSE:
             self.state = CHUNK_END if self.state == CHUNK_DATA else REST
         return at + len(piece)
@@ -116,7 +124,7 @@ class Scanner:
             self._buffer += data[at:]
             if len(self._buffer) > _LINE_LIMIT_BYTES:
                 line, self._buffer = bytes(self._buffer), bytearray()
-                parts.append((self.state, self._mask(self.state, line)))
+                parts.append((self.state, self._mask_line(self.state, line)))
             return len(data)
         line = bytes(self._buffer) + data[at : feed + 1]
         self._buffer = bytearray()
@@ -131,36 +139,55 @@ class Scanner:
             self.state = CHUNK_SIZE
         elif kind == TRAILER_LINE and not line.strip(b"\r\n"):
             kind, self.state = TRAILER_END, REST
-        parts.append((kind, self._mask(kind, line)))
-        if kind == HEAD_END:
+        parts.append((kind, self._mask_line(kind, line)))
+        if kind == START_LINE:
+            self._note_start_line(parts[-1][1])
+        elif kind == HEAD_END:
             self._end_head()
         return feed + 1
 
-    def _mask(self, kind: int, line: bytes) -> bytes:
+    def _mask_line(self, kind: int, line: bytes) -> bytes:
         """Mask a line, or a piece of one, that may hold a secret."""
-        if self._shows_secrets or kind not in (FIELD_LINE, TRAILER_LINE):
+        if self._shows_secrets:
             return line
-        # RFC 9112 section 5.2: a folded line goes on with the value of the last one. So does the
-        # rest of a line that was too long to be kept whole.
-        continues = self._secret and (self._cut or line[:1] in (b" ", b"\t"))
-        self._secret = continues or is_secret(line)
-        self._cut = not line.endswith(b"\n")
-        return mask(line) if continues else mask_line(line)
+        cut, self._cut = self._cut, not line.endswith(b"\n")
+        if kind in (FIELD_LINE, TRAILER_LINE):
+            # RFC 9112 section 5.2: a folded line goes on with the value of the last one.
+            continues = self._secret and line[:1] in (b" ", b"\t")
+            self._secret = continues or cut or is_secret(line)
+            masked = mask_line(line) if not (continues or cut) else hide(line)
+        elif cut:
+            masked = hide(line)  # the rest of a line that was too long to be kept whole
+        elif kind == START_LINE:
+            masked = mask_start_line(line)
+        else:
+            masked = mask_parameters(line)  # in the extensions of a chunk
+        self.masked = self.masked or masked != line
+        return masked
+
+    def _mask_content(self, piece: bytes) -> bytes:
+        if self._content_mask is None:
+            self._content_mask = choose_mask(self._content_type)
+        masked = self._content_mask.feed(piece)
+        self.masked = self.masked or masked != piece
+        return masked
 
     def _read_start_line(self, line: bytes) -> int:
         text = line.rstrip(b"\r\n")
         if self.answers is None:
             if not text:
                 return EMPTY_LINE
-            match = _REQUEST_LINE.match(text)
-            if match is not None:
-                parts = [(part or b"").decode("latin-1") for part in match.groups()]
-                self.method, self.target, self.version = parts
         else:
             match = _STATUS_LINE.match(text)
             self.code = int(match[1]) if match else 0
         self.state = FIELD_LINE
         return START_LINE
+
+    def _note_start_line(self, masked: bytes) -> None:
+        match = _REQUEST_LINE.match(masked) if self.answers is None else None
+        if match is not None:
+            parts = [(part or b"").decode("latin-1") for part in match.groups()]
+            self.method, self.target, self.version = parts
 
     def _read_field_line(self, line: bytes) -> int:
         text = line.rstrip(b"\r\n")
@@ -180,6 +207,8 @@ class Scanner:
             self._length = value.strip(b" \t")
         elif name == b"transfer-encoding":
             self._coding = value.strip(b" \t")
+        elif name == b"content-type":
+            self._content_type = value.strip(b" \t")
         return FIELD_LINE
 
     def _end_head(self) -> None:

@@ -28,6 +28,8 @@ FACTORIES = ("create_app", "make_app")
 CANDIDATES_SHOWN = 5
 
 _PATH = re.compile(r"(?P<path>.+?\.py)(?::(?P<attribute>.*))?", re.DOTALL)
+# A callable without arguments may be anything; one with such a name makes an application.
+_FACTORY = re.compile("app|wsgi|create|make|build|factory", re.I)
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
@@ -199,10 +201,19 @@ def _describe_missing(name: str, missing: str, folder: str) -> str:
         near = _suggest(last, (each for place in places for each in _list_modules(Path(place))))
         return f"no module named {name!r}: the package {parent!r} has no {last!r}{near}"
     near = _suggest(missing, _list_modules(Path(folder)))
-    return (
-        f"no module named {missing!r} in {folder} or on sys.path{near}; "
-        "--app-dir says in which folder it is"
-    )
+    help = "--app-dir says in which folder it is"
+    if deeper := _find_deeper(Path(folder), missing):
+        near, help = "", f"did you mean {deeper}?"
+    return f"no module named {missing!r} in {folder} or on sys.path{near}; {help}"
+
+
+def _find_deeper(folder: Path, name: str) -> str:
+    """The file of that module one folder below, such as examples/hello.py; "" for none."""
+    try:
+        found = sorted(folder.glob(f"*/{name}.py"))
+    except OSError:
+        return ""
+    return os.path.relpath(found[0]) if found else ""
 
 
 def _list_modules(folder: Path) -> list[str]:
@@ -238,6 +249,9 @@ def _describe_import_failure(name: str, error: BaseException) -> ApplicationErro
         reason = f"it imports {error.name!r}, which is not found"
         if not _exists(error.name.partition(".")[0]):
             reason += f"; is it installed for {sys.executable}?"
+    elif isinstance(error, SystemExit) and isinstance(error.code, str):
+        # It says itself what is wrong, as sys.exit("...") is meant.
+        return ApplicationError(f"{name!r} stopped while it was imported: {_make_line(error.code)}")
     elif isinstance(error, SystemExit):
         reason = f"it stopped while it was imported: {_describe_exception(error)}"
     if frames:
@@ -256,10 +270,14 @@ def _exists(name: str) -> bool:
 
 
 def _describe_exception(error: BaseException) -> str:
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = " ".join(text.split())
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = _make_line(error.msg if isinstance(error, SyntaxError) else str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _make_line(text: str) -> str:
+    """One line that steers no terminal."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _describe_place(frames: TracebackType) -> str:
@@ -347,10 +365,12 @@ def _call_factory(
         try:
             signature.bind(*arguments, **keywords)
         except TypeError as error:
-            hint = f"write the arguments, as in {shown}('x', debug=True)"
-            if not arguments and not keywords and _accepts(signature, {}, None):
-                hint = f"if it is the application itself, write {shown}"
-            raise ApplicationError(f"{shown}{signature}: {error}; {hint}") from None
+            hint = f"; write the arguments, as in {shown}('x', debug=True)"
+            if arguments or keywords:
+                hint = ""
+            elif _accepts(signature, {}, None):
+                hint = f"; if it is the application itself, write {shown}"
+            raise ApplicationError(f"{shown}{signature}: {error}{hint}") from None
     try:
         made = factory(*arguments, **keywords)
     except KeyboardInterrupt:
@@ -388,6 +408,10 @@ def check_callable(found: Any, shown: str) -> None:
             "use an ASGI server, or wrap it with a2wsgi"
         )
     signature = _find_signature(found)
+    if inspect.isclass(found) and _makes_applications(found):
+        bare = signature is None or _accepts(signature)
+        write = f"write {shown}{'()' if bare else '(...) with its arguments'}"
+        raise ApplicationError(f"{shown} is a class, and its instances are applications: {write}")
     if signature is None:
         return
     if not _accepts(signature, {}, None):
@@ -413,14 +437,14 @@ def _describe_value(value: Any) -> str:
 
 
 def _offer(owner: Any, target: str, wanted: str, prefix: str = "") -> str:
-    """Callables that may have been meant: close spelling first, then what is defined here."""
+    """Applications that may have been meant: close spelling first, then what is defined here."""
     ranked = []
     try:
         members = vars(owner)
     except TypeError:
         return ""
     for name, value in members.items():
-        if name.startswith("_") or not callable(value):
+        if name.startswith("_") or not callable(value) or not (form := _find_form(name, value)):
             continue
         likeness = difflib.SequenceMatcher(None, wanted.lower(), name.lower()).ratio()
         if inspect.isclass(value) or inspect.isroutine(value):
@@ -430,6 +454,35 @@ def _offer(owner: Any, target: str, wanted: str, prefix: str = "") -> str:
             rank = 2 if inspect.isclass(value) else 1
         else:
             rank = 0  # an object that can be called is what frameworks make
-        ranked.append((likeness < 0.6, rank, -likeness, name))
+        ranked.append((likeness < 0.6, rank, -likeness, form))
     names = [f"{target}:{prefix}{'.' if prefix else ''}{entry[3]}" for entry in sorted(ranked)]
-    return f"; callable there: {', '.join(names[:CANDIDATES_SHOWN])}" if names else ""
+    return f"; what may be meant: {', '.join(names[:CANDIDATES_SHOWN])}" if names else ""
+
+
+def _find_form(name: str, value: Any) -> str:
+    """How a callable would be written to be served; "" if it can be no application."""
+    call = value if inspect.isroutine(value) else getattr(type(value), "__call__", None)  # noqa: B004
+    if inspect.iscoroutinefunction(call):
+        return ""
+    signature = _find_signature(value)
+    if inspect.isclass(value):
+        if not _makes_applications(value):
+            return name if hasattr(value, "__iter__") and _takes_request(signature) else ""
+        return f"{name}()" if signature is None or _accepts(signature) else ""
+    if _takes_request(signature):
+        return name
+    is_factory = signature is not None and _accepts(signature) and _FACTORY.search(name)
+    return f"{name}()" if is_factory else ""
+
+
+def _takes_request(signature: inspect.Signature | None) -> bool:
+    return signature is None or _accepts(signature, {}, None)
+
+
+def _makes_applications(value: type) -> bool:
+    """Are instances of the class applications, and not the class itself (PEP 3333 knows both)?"""
+    call = getattr(value, "__call__", None)  # noqa: B004
+    if not inspect.isfunction(call) or hasattr(value, "__iter__"):
+        return False
+    signature = _find_signature(call)
+    return signature is None or _accepts(signature, value, {}, None)

@@ -7,6 +7,7 @@ head went out is a 500; after it the connection is cut, which is how the client 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import CoroutineType
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 from rawsgi.logs import escape, log
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request, ResponseError
-from rawsgi.protocol.response import Fields, reason_phrase
+from rawsgi.protocol.response import Fields, explain_refusal, reason_phrase
 from rawsgi.wsgi.environ import build_environ
 from rawsgi.wsgi.file_wrapper import FileWrapper
 from rawsgi.wsgi.input import ContentCut, StreamedInput
@@ -52,8 +53,11 @@ class Exchange(Protocol):
 
         Raises `ResponseError`, `ClientDisconnected`."""
 
-    def send_head(self, status: str, fields: Fields, length: int | None) -> None:
-        """Begin a response; the head leaves with the first data. Raises `ResponseError`."""
+    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+        """Send the head with the first block of content. False: the response is complete.
+
+        `length` is that of the whole content, where the gateway knows it. Raises
+        `ResponseError`, and then nothing was sent, `ClientDisconnected`."""
 
     def send_data(self, block: bytes) -> None:
         """Send a block on its way before returning. Raises `ClientDisconnected`."""
@@ -72,7 +76,7 @@ class Exchange(Protocol):
 
     @property
     def wants_content(self) -> bool:
-        """After `send_head`: content is sent at all, and more of it."""
+        """After `begin_response`: content is sent at all, and more of it."""
 
 
 class StartResponse:
@@ -104,14 +108,17 @@ class StartResponse:
         if type(block) is not bytes:
             block = check_block(block)
         if block:
-            if not self.exchange.head_sent:
-                self.send_head(None)
-            self.exchange.send_data(block)
+            if self.exchange.head_sent:
+                self.exchange.send_data(block)
+            else:
+                self.begin_response(None, block)
 
-    def send_head(self, length: int | None) -> None:
+    def begin_response(self, length: int | None, block: bytes) -> bool:
+        """Send the head as it was given last, with the first block. See `Exchange`."""
         if self.status is None:
             raise no_start()
-        self.exchange.send_head(self.status, self.fields, length)
+        more: bool = self.exchange.begin_response(self.status, self.fields, length, block)
+        return more
 
 
 class _Ended:
@@ -187,33 +194,46 @@ class Gateway:
 
     def _send_blocks(self, exchange: Exchange, start: StartResponse, result: Any) -> None:
         """Each block leaves before the next one is asked for (PEP 3333, "Buffering")."""
-        check_result(result)
+        try:
+            blocks = iter(result)
+        except TypeError:
+            check_result(result)
+            raise
         begun = exchange.head_sent
-        for block in result:
+        complete = False
+        for block in blocks:
             if type(block) is not bytes:
+                check_result(result)
                 block = check_block(block)
             if not block:
                 continue
             if not begun:
                 # PEP 3333, "Handling the Content-Length Header": one block is the whole.
-                start.send_head(len(block) if count_blocks(result) == 1 else None)
+                length = len(block) if count_blocks(result) == 1 else None
+                complete = not start.begin_response(length, block)
                 begun = True
-            if not exchange.wants_content:
-                # HEAD, 204, 304: nothing that follows would be sent. Or the Content-Length is
-                # reached, and here is more: the exchange notes it.
+                if complete and has_no_content(exchange.request.method, start.status):
+                    break  # whatever follows would not be sent, and it may take its time
+            elif exchange.wants_content:
+                exchange.send_data(block)
+            else:
+                # The Content-Length is reached, and here is more: the exchange notes it.
                 exchange.send_data(block)
                 break
-            exchange.send_data(block)
         if not begun:
-            start.send_head(None if exchange.request.method == "HEAD" else 0)
-        exchange.send_end()
+            check_result(result)
+            length = None if exchange.request.method == "HEAD" else 0
+            complete = not start.begin_response(length, b"")
+        if not complete:
+            exchange.send_end()
 
     def _fail(self, exchange: Exchange, error: BaseException) -> None:
         """Answer for the application, or cut the response off where it has begun."""
         if isinstance(error, ContentCut):
             self._refuse(exchange, error)
             return
-        log_failure(exchange, "the application failed", error)
+        if not getattr(error, "is_logged", False):  # no failure: it was interrupted from outside
+            log_failure(exchange, "the application failed", error)
         if exchange.head_sent:
             exchange.abort("the application failed after the head of its response")
         else:
@@ -221,13 +241,14 @@ class Gateway:
 
     def _refuse(self, exchange: Exchange, cut: ContentCut) -> None:
         """Not the application's fault: broken content, too much of it, too slow, or no client."""
-        log.info("%s: %s", describe(exchange), cut)
         reason = cut.reason
+        level = logging.INFO if isinstance(reason, ProtocolError) else logging.DEBUG
+        log.log(level, "%s: %s", describe(exchange), cut)
         if exchange.head_sent or not isinstance(reason, ProtocolError):
             exchange.abort("the content of the request was cut off")
         else:
             status = f"{reason.status} {reason_phrase(reason.status)}"
-            answer(exchange, status, f"{status}\n{reason.reason}\n".encode())
+            answer(exchange, status, explain_refusal(reason).encode("utf-8", "backslashreplace"))
 
 
 def join_blocks(blocks: list[bytes]) -> bytes:
@@ -272,6 +293,11 @@ def answer(exchange: Exchange, status: str, content: bytes) -> None:
         exchange.send_response(status, _ERROR_FIELDS, content)
     except ClientDisconnected:
         pass
+
+
+def has_no_content(method: str, status: str | None) -> bool:
+    """A response of this status to this method has no content (RFC 9110 section 6.4.1)."""
+    return method == "HEAD" or (status or "")[:3] in ("204", "205", "304")
 
 
 def no_start() -> ResponseError:

@@ -171,6 +171,7 @@ BAD_HEADS: Final[dict[str, Behaviour]] = {
     "status-short": _bad_head("20 OK"),
     "status-number": _bad_head(200),
     "status-bytes": _bad_head(b"200 OK"),
+    "status-interim": _bad_head("101 Switching Protocols"),
     "status-crlf": _bad_head("200 OK\r\nX-Injected: yes"),
     "field-crlf": _bad_head("200 OK", ("X-Value", "a\r\nX-Injected: yes")),
     "field-lf": _bad_head("200 OK", ("X-Value", "a\nX-Injected: yes")),

@@ -251,6 +251,18 @@ def _not_modified_with_content(environ: Environ, start_response: StartResponse) 
     return (block for block in (b"un", b"sent"))
 
 
+@BEHAVIOURS.at("response/304-with-length")
+def _not_modified_with_length(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("304 Not Modified", [("ETag", '"1"'), ("Content-Length", "10")])
+    return []
+
+
+@BEHAVIOURS.at("response/205-with-content")
+def _reset_with_content(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("205 Reset Content", [TEXT])
+    return [b"unsent"]
+
+
 @BEHAVIOURS.at("response/set-cookie")
 def _set_cookie(environ: Environ, start_response: StartResponse) -> Any:
     cookies = [("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("Set-Cookie", "a=3")]

@@ -5,13 +5,15 @@ The rule: the JSON has a version number in `rawsgi_compare`; a key once there ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any, Final
 
-from rawsgi.compare.answer import Answer, Difference
-from rawsgi.compare.comparison import Comparison, Row, score_server
+from rawsgi.compare.judgement.answer import Answer
+from rawsgi.compare.judgement.comparison import Comparison, Row, score_server
+from rawsgi.compare.judgement.difference import Difference
+from rawsgi.compare.judgement.reasons import NOT_EXPLAINED, OURS, explain_row, is_own, load_reasons
 from rawsgi.compare.report.table import describe_cell
 
 FORMAT_VERSION: Final = 1
@@ -48,12 +50,12 @@ def make_document(comparison: Comparison, date: str) -> dict[str, Any]:
             ]
             for name, found in comparison.general.items()
         },
-        "exchanges": [_exchange(row) for row in comparison.rows],
+        "exchanges": [_exchange(row, comparison.reference) for row in comparison.rows],
         "notes": list(comparison.notes),
     }
 
 
-def _exchange(row: Row) -> dict[str, Any]:
+def _exchange(row: Row, reference: str) -> dict[str, Any]:
     exchange = row.exchange
     return {
         "id": exchange.id,
@@ -63,6 +65,7 @@ def _exchange(row: Row) -> dict[str, Any]:
         "level": exchange.level,
         "security": exchange.security,
         "differs": row.differs(),
+        "reason": explain_row(row, reference),
         "volatile": sorted(row.volatile),
         "servers": {
             name: {
@@ -134,14 +137,24 @@ def _render_scores(comparison: Comparison) -> Iterator[str]:
 
 
 def _render_general(comparison: Comparison) -> Iterator[str]:
-    found = {name: general for name, general in comparison.general.items() if general}
+    found = [
+        (general.difference, name, len(general.ids))
+        for name, several in comparison.general.items()
+        for general in several
+    ]
     if not found:
         return
     yield f"Alike in many exchanges ({comparison.reference} / the other):"
     yield ""
-    for name, general in found.items():
-        for one in general:
-            yield f"- {name}: `{_escape_code(str(one.difference))}` ({len(one.ids)} exchanges)"
+    yield "| difference | servers (exchanges) | why |"
+    yield "|---|---|---|"
+    for difference in sorted({difference for difference, _, _ in found}):
+        servers = ", ".join(f"{name} ({count})" for one, name, count in found if one == difference)
+        why = load_reasons().find_general(difference) if comparison.reference == OURS else ""
+        if comparison.reference == OURS and not why:
+            why = f"**{NOT_EXPLAINED}**"
+        said = _escape_cell(_escape_code(str(difference)))
+        yield f"| `{said}` | {servers} | {_escape_cell(why)} |"
     yield ""
 
 
@@ -150,9 +163,10 @@ def _render_differences(comparison: Comparison) -> Iterator[str]:
     for group, rows in groupby(comparison.differing_rows(), key=lambda row: row.exchange.group):
         yield f"### {group}"
         yield ""
+        members = list(rows)
         yield "| exchange | demanded by | " + " | ".join(names) + " |"
         yield "|---|---|" + "---|" * len(names)
-        for row in rows:
+        for row in members:
             exchange = row.exchange
             kind = f"{exchange.rfc}, {exchange.level}" if exchange.rfc else ""
             if exchange.security:
@@ -161,6 +175,23 @@ def _render_differences(comparison: Comparison) -> Iterator[str]:
             title = f"{exchange.title} (`{exchange.id.removeprefix(group + '/')}`)"
             yield f"| {_escape_cell(title)} | {kind} | " + " | ".join(cells) + " |"
         yield ""
+        yield from _render_reasons(members, group, names[0])
+
+
+def _render_reasons(rows: Sequence[Row], group: str, reference: str) -> Iterator[str]:
+    """Say why, where rawsgi stands alone or with the fewer; rows with one reason share a line."""
+    by_reason: dict[str, list[str]] = {}
+    for row in rows:
+        if row.exchange.part != "yours" and is_own(row, reference):
+            reason = explain_row(row, reference) or f"**{NOT_EXPLAINED}**"
+            by_reason.setdefault(reason, []).append(row.exchange.id.removeprefix(group + "/"))
+    if not by_reason:
+        return
+    yield f"Where {reference} is alone or with the fewer:"
+    yield ""
+    for reason, names in by_reason.items():
+        yield f"- {', '.join(f'`{name}`' for name in names)}: {_escape_cell(reason)}"
+    yield ""
 
 
 def _escape_cell(text: str) -> str:

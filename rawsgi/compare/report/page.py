@@ -8,79 +8,25 @@ Everything that came over the wire is escaped twice: made visible, then made HTM
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
-from rawsgi.compare.comparison import Comparison, Row, Score, score_server
+from rawsgi.compare.judgement.comparison import Comparison, Row, Score, score_server
+from rawsgi.compare.judgement.difference import Difference
+from rawsgi.compare.judgement.reasons import OURS, explain_row, is_own, load_reasons
+from rawsgi.compare.replay.transcript import Transcript
 from rawsgi.compare.report.table import ENDING_NOTES, describe_cell
-from rawsgi.compare.report.transcript import list_lines, split_lines
+from rawsgi.compare.report.transcript import list_lines, pair_lines, split_lines
 
 # Long transcripts are for --diff; a page with all of them could not be mailed.
 LINES_LIMIT: Final = 60
+LINE_LIMIT: Final = 600
 
-_STYLE: Final = """
-:root { color-scheme: light dark; --back: #fff; --text: #1d2126; --dim: #5c6670; --line: #d9dee3;
-  --soft: #f4f6f8; --bad: #b3261e; --warn: #8a5a00; --good: #1b6e3c; --badge: #fdeceb; }
-@media (prefers-color-scheme: dark) { :root { --back: #15181c; --text: #e4e8ec; --dim: #9aa5b0;
-  --line: #333a42; --soft: #1d2227; --bad: #ff8a80; --warn: #f0b95a; --good: #7fd19b;
-  --badge: #3a2020; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 78rem; background: var(--back);
-  color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-h3 { font: 600 .95rem ui-monospace, monospace; margin: 1.4rem 0 .2rem; }
-p { margin: .3rem 0; max-width: 48rem; } .dim { color: var(--dim); }
-code, pre, .cell { font: .82rem/1.45 ui-monospace, monospace; }
-table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
-th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; color: var(--dim); }
-.bad { color: var(--bad); } .warn { color: var(--warn); } .good { color: var(--good); }
-.lead { font-size: 1.1rem; margin: 1rem 0; } ul { padding-left: 1.2rem; margin: .3rem 0; }
-.filter { display: flex; flex-wrap: wrap; gap: .5rem 1.2rem; margin: .6rem 0 1rem; }
-.filter input[type=search] { font: inherit; padding: .2rem .5rem; min-width: 14rem; }
-.row, .heads { display: grid; gap: .1rem .8rem; align-items: baseline;
-  grid-template-columns: minmax(14rem, 2.2fr) repeat(var(--servers), minmax(6.5rem, 1fr)); }
-.heads { color: var(--dim); font-weight: 600; padding: .2rem 0 .2rem 1.1rem; }
-details.case { border-bottom: 1px solid var(--line); }
-details.case > summary { cursor: pointer; padding: .3rem 0; }
-details.case > summary .row { display: inline-grid; width: calc(100% - 1.2rem);
-  vertical-align: top; }
-details.case[open] > summary { background: var(--soft); }
-.body { padding: .4rem 0 1.2rem 1.1rem; } .badge { background: var(--badge); color: var(--bad);
-  border-radius: .6rem; padding: 0 .5rem; font-size: .75rem; white-space: nowrap; }
-.sides { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); }
-.sides > div { min-width: 0; } pre { background: var(--soft); padding: .6rem; margin: .3rem 0;
-  white-space: pre-wrap; overflow-wrap: anywhere; border-radius: .3rem; }
-[hidden] { display: none; }
-@media (max-width: 46rem) { .row { grid-template-columns: 1fr 1fr; } .heads { display: none; }
-  .row > :first-child { grid-column: 1 / -1; } .cell::before { content: attr(data-server) ": ";
-  color: var(--dim); } }
-@media print { .filter { display: none; } body { max-width: none; } }
-"""
-
-_SCRIPT: Final = """
-const rows = [...document.querySelectorAll('details.case')];
-const find = document.getElementById('find');
-const boxes = [...document.querySelectorAll('.filter input[type=checkbox]')];
-function filter() {
-  const text = find.value.toLowerCase();
-  const wanted = boxes.filter(box => box.checked).map(box => box.value);
-  let shown = 0;
-  for (const row of rows) {
-    row.hidden = !(row.dataset.text.includes(text)
-      && wanted.every(kind => row.dataset.kinds.split(' ').includes(kind)));
-    shown += !row.hidden;
-  }
-  for (const group of document.querySelectorAll('section.group'))
-    group.hidden = !group.querySelector('details.case:not([hidden])');
-  document.getElementById('shown').textContent = shown + ' of ' + rows.length;
-}
-document.querySelector('.filter').hidden = false;
-find.addEventListener('input', filter);
-boxes.forEach(box => box.addEventListener('change', filter));
-filter();
-"""
+_FOLDER: Final = Path(__file__).parent
+_OTHER_CONTROLS: Final = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160)), "�")
 
 
 def render_page(comparison: Comparison, date: str) -> str:
@@ -97,7 +43,7 @@ def _render(comparison: Comparison, date: str) -> Iterator[str]:
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
     )
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>"
+    yield f"<title>{escape(title)}</title>\n<style>{_read_part('page.css')}</style>\n</head>"
     yield f'<body style="--servers: {len(names)}">\n<h1>{escape(title)}</h1>'
     of = f"application {escape(comparison.application)}, " if comparison.application else ""
     yield f'<p class="dim">{of}{escape(date)}, {comparison.seconds:.0f} s</p>'
@@ -106,7 +52,7 @@ def _render(comparison: Comparison, date: str) -> Iterator[str]:
     yield from _render_scores(comparison)
     yield from _render_general(comparison)
     yield from _render_cases(comparison)
-    yield f"<script>{_SCRIPT}</script>\n</body>\n</html>"
+    yield f"<script>{_read_part('page.js')}</script>\n</body>\n</html>"
 
 
 def _render_lead(comparison: Comparison) -> Iterator[str]:
@@ -123,7 +69,7 @@ def _render_lead(comparison: Comparison) -> Iterator[str]:
         "<code>environ</code>. Dates, ports, server names and error pages do not count.</p>"
     )
     for note in comparison.notes:
-        yield f'<p class="warn">{escape(note)}</p>'
+        yield f'<p class="warn">{_escape(note)}</p>'
 
 
 def _render_scores(comparison: Comparison) -> Iterator[str]:
@@ -161,41 +107,66 @@ def _list_numbers(score: Score) -> list[tuple[int, str]]:
 
 
 def _render_general(comparison: Comparison) -> Iterator[str]:
-    for name, found in comparison.general.items():
-        if not found:
-            continue
-        yield f"<h2>Alike in many exchanges: {escape(comparison.reference)} / {escape(name)}</h2>"
-        yield "<ul>"
-        for general in found:
+    found: dict[Difference, list[str]] = {}
+    for name, several in comparison.general.items():
+        for general in several:
             taken = general.difference in comparison.accepted_general.get(name, ())
-            yield (
-                f"<li><code>{escape(str(general.difference))}</code> "
-                f'<span class="dim">{len(general.ids)} exchanges{", accepted" * taken}</span></li>'
-            )
-        yield "</ul>"
+            text = f"{name} ({len(general.ids)}{', accepted' * taken})"
+            found.setdefault(general.difference, []).append(text)
+    if not found:
+        return
+    ours = comparison.reference == OURS
+    reference = escape(comparison.reference)
+    yield f'<details class="general"><summary>Alike in many exchanges ({len(found)})</summary>'
+    yield '<div class="wide"><table><thead><tr>'
+    yield f"<th>difference: {reference} / the other</th><th>servers (exchanges)</th>"
+    yield f"{'<th>why</th>' * ours}</tr></thead><tbody>"
+    for difference in sorted(found):
+        why = f"<td>{escape(load_reasons().find_general(difference))}</td>" if ours else ""
+        servers = escape(", ".join(found[difference]))
+        yield f"<tr><td><code>{_escape(str(difference))}</code></td><td>{servers}</td>{why}</tr>"
+    yield "</tbody></table></div></details>"
 
 
 def _render_cases(comparison: Comparison) -> Iterator[str]:
     names = [column.name for column in comparison.columns]
-    rows = [row for row in comparison.rows if row.differs() or _kinds(row) - {"accepted"}]
+    rows = [row for row in comparison.rows if row.differs() or _kinds(row, names[0])]
     if not rows:
         return
     yield "<h2>Exchanges that differ, or are answered wrongly</h2>"
-    yield '<div class="filter" hidden><input type="search" id="find" placeholder="find">'
-    labels = (("differs", "differs"), ("wrong", "somebody is wrong"), ("security", "unsafe"))
-    for value, text in labels:
-        checked = " checked" if value == "differs" else ""
-        yield f'<label><input type="checkbox" value="{value}"{checked}> {text}</label>'
-    yield '<span class="dim" id="shown"></span></div>'
+    yield from _render_filter(names, list(dict.fromkeys(row.exchange.part for row in rows)))
     for group, members in groupby(rows, key=lambda row: row.exchange.group):
         yield f'<section class="group"><h3>{escape(group)}</h3><div class="row heads"><span></span>'
         yield "".join(f"<span>{escape(name)}</span>" for name in names) + "</div>"
         for row in members:
-            yield from _render_case(row, names, group)
+            yield from _render_case(row, names)
         yield "</section>"
+    yield '<p class="none" id="nothing" hidden>No exchange is of this kind.</p>'
 
 
-def _kinds(row: Row) -> set[str]:
+def _render_filter(names: list[str], parts: list[str]) -> Iterator[str]:
+    yield '<div class="filter" hidden>'
+    yield '<input type="search" id="find" placeholder="find" aria-label="find">'
+    for id_, every, values in (
+        ("corpus", "every corpus", parts),
+        ("server", "every server", names[1:]),
+    ):
+        options = "".join(f"<option>{escape(value)}</option>" for value in values)
+        yield f'<select id="{id_}" aria-label="{id_}"><option value="">{every}</option>{options}'
+        yield "</select>"
+    labels = [
+        ("differs", "differs"),
+        ("wrong", "somebody is wrong"),
+        ("security", "unsafe"),
+        *([("own", f"{names[0]} stands alone")] if names[0] == OURS else []),
+    ]
+    for value, text in labels:
+        checked = " checked" if value == "differs" else ""
+        yield f'<label><input type="checkbox" value="{value}"{checked}> {escape(text)}</label>'
+    yield '<span class="dim" id="shown"></span></div>'
+
+
+def _kinds(row: Row, reference: str) -> set[str]:
     wrong = any(verdict.judgement == "wrong" for verdict in row.verdicts.values())
     policy = any(verdict.policy_faults for verdict in row.verdicts.values())
     kinds = {"wrong"} if wrong or policy else set()
@@ -203,15 +174,21 @@ def _kinds(row: Row) -> set[str]:
         kinds.add("differs")
     if wrong and row.exchange.security:
         kinds.add("security")
+    if is_own(row, reference):
+        kinds.add("own")
     return kinds
 
 
-def _render_case(row: Row, names: list[str], group: str) -> Iterator[str]:
+def _render_case(row: Row, names: list[str]) -> Iterator[str]:
     exchange = row.exchange
-    searched = escape(f"{exchange.id} {exchange.title} {exchange.rfc}".lower(), quote=True)
-    kinds = " ".join(sorted(_kinds(row)))
-    yield f'<details class="case" data-kinds="{kinds}" data-text="{searched}"><summary>'
-    yield f'<span class="row"><span>{escape(exchange.title)}</span>'
+    searched = _escape(f"{exchange.id} {exchange.title} {exchange.rfc}".lower())
+    kinds = " ".join(sorted(_kinds(row, names[0])))
+    servers = _escape(" ".join(name for name in names if row.differences.get(name)))
+    yield (
+        f'<details class="case" data-corpus="{exchange.part}" data-kinds="{kinds}" '
+        f'data-servers="{servers}" data-text="{searched}"><summary>'
+    )
+    yield f'<span class="row"><span>{_escape(exchange.title)}</span>'
     for name in names:
         text, colours = describe_cell(row, names[0], name, short=False)
         kind = {"red": "bad", "yellow": "warn", "green": "good"}.get((*colours, "")[0], "")
@@ -219,17 +196,22 @@ def _render_case(row: Row, names: list[str], group: str) -> Iterator[str]:
         yield f'<span class="cell {kind}" data-server="{server}">{escape(text)}</span>'
     yield "</span></summary>"
     yield '<div class="body">'
-    yield f"<p><code>{escape(exchange.id)}</code></p>"
+    yield f"<p><code>{_escape(exchange.id)}</code></p>"
     if exchange.rfc:
         badge = ' <span class="badge">security</span>' if exchange.security else ""
         yield f"<p>{escape(exchange.rfc)}, {exchange.level}{badge}: {escape(exchange.demand)}</p>"
+    reason = explain_row(row, names[0])
+    if reason and reason != exchange.demand:
+        yield f'<p class="own">Why {escape(names[0])} does so: {escape(reason)}</p>'
     yield from _render_said(row, names)
     yield '<div class="sides"><div><strong>Sent</strong>'
     yield f"<pre>{_show_sent(row)}</pre></div>"
+    reference = row.transcripts.get(names[0])
     for name in names:
         if name in row.transcripts:
+            against = reference if name != names[0] else None
             yield f"<div><strong>{escape(name)}</strong>"
-            yield f"<pre>{_show_received(row, name)}</pre></div>"
+            yield f"<pre>{_show_received(row.transcripts[name], against)}</pre></div>"
     yield "</div></div></details>"
 
 
@@ -240,12 +222,12 @@ def _render_said(row: Row, names: list[str]) -> Iterator[str]:
         if verdict is None:
             continue
         who = f"<strong>{escape(name)}</strong>"
-        items += [f"{who} differs: {escape(str(one))}" for one in row.differences.get(name, ())]
-        items += [f"{who} is accepted: {escape(str(one))}" for one in row.accepted.get(name, ())]
+        items += [f"{who} differs: {_escape(str(one))}" for one in row.differences.get(name, ())]
+        items += [f"{who} is accepted: {_escape(str(one))}" for one in row.accepted.get(name, ())]
         if verdict.judgement == "wrong":
             wrong = f'{who} is <span class="bad">wrong</span>'
-            items += [f"{wrong}: {escape(fault)}" for fault in verdict.faults]
-        items += [f"{who}, by our policy: {escape(fault)}" for fault in verdict.policy_faults]
+            items += [f"{wrong}: {_escape(fault)}" for fault in verdict.faults]
+        items += [f"{who}, by our policy: {_escape(fault)}" for fault in verdict.policy_faults]
         ending = row.answers[name].connection
         if ending not in ("open", "closed"):
             items.append(f"{who} {escape(ENDING_NOTES[ending])}")
@@ -257,18 +239,53 @@ def _show_sent(row: Row) -> str:
     lines: list[str] = []
     for step in row.exchange.steps:
         if step.kind == "send":
-            lines += [line.text for line in split_lines(step.data)]
+            lines += [escape(_cut(line.text)) for line in split_lines(step.data)]
         else:
-            lines.append(f"-- {step.kind} {step.awaited}".rstrip())
-    return _show(lines)
+            lines.append(escape(f"-- {step.kind} {step.awaited}".rstrip()))
+    return _join(lines)
 
 
-def _show_received(row: Row, name: str) -> str:
-    return _show([line.text for line in list_lines(row.transcripts[name])])
+def _show_received(transcript: Transcript, reference: Transcript | None) -> str:
+    """Show what came; what the reference sent otherwise is marked, byte by byte."""
+    lines = list_lines(transcript)
+    if reference is None:
+        return _join([escape(_cut(line.text)) for line in lines])
+    shown = []
+    for mine, theirs, same in pair_lines(list_lines(reference), lines):
+        if theirs is None:
+            continue
+        text = _cut(theirs.text)
+        if same or theirs.offset is None:
+            shown.append(escape(text))
+        else:
+            shown.append(_mark_other(_cut(mine.text) if mine is not None else "", text))
+    return _join(shown)
 
 
-def _show(lines: list[str]) -> str:
-    shown = [line if len(line) <= 2000 else f"{line[:2000]} ..." for line in lines[:LINES_LIMIT]]
+def _mark_other(mine: str, theirs: str) -> str:
+    matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
+    pieces = []
+    for kind, _, _, start, end in matcher.get_opcodes():
+        piece = escape(theirs[start:end])
+        pieces.append(piece if kind == "equal" or not piece else f"<mark>{piece}</mark>")
+    return "".join(pieces)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LINE_LIMIT else f"{text[:LINE_LIMIT]} ..."
+
+
+def _join(lines: list[str]) -> str:
+    shown = lines[:LINES_LIMIT]
     if len(lines) > LINES_LIMIT:
         shown.append(f"... {len(lines) - LINES_LIMIT} more lines")
-    return escape("\n".join(shown))
+    return "\n".join(shown)
+
+
+def _escape(text: str) -> str:
+    """Escape for content and attributes; a control character of a file's name is none of ours."""
+    return escape(text.translate(_OTHER_CONTROLS), quote=True)
+
+
+def _read_part(name: str) -> str:
+    return (_FOLDER / name).read_text("utf-8")

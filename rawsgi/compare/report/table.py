@@ -11,7 +11,8 @@ from itertools import groupby
 from textwrap import wrap
 from typing import Final
 
-from rawsgi.compare.comparison import Comparison, Row, score_server
+from rawsgi.compare.judgement.comparison import Comparison, Row, score_server
+from rawsgi.compare.judgement.reasons import explain_row
 
 _CODES: Final = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 SHORT_ENDINGS: Final = {
@@ -55,6 +56,14 @@ class Style:
         return f"\x1b[{';'.join(_CODES[name] for name in names)}m{text}\x1b[0m"
 
 
+def show_text(text: str) -> str:
+    """Make text of unknown origin harmless to a terminal: what cannot be printed is escaped."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 def render_table(
     comparison: Comparison, width: int, style: Style, verbose: bool = False
 ) -> Iterator[str]:
@@ -62,10 +71,12 @@ def render_table(
     names = [column.name for column in comparison.columns]
     for chosen in _choose_columns(names, width):
         yield from _render_rows(comparison, chosen, width, style, verbose)
+    if verbose:
+        yield from _render_alike(comparison, names, width, style)
     yield from _render_general(comparison, width, style)
     yield from _render_summary(comparison, width, style)
     for note in comparison.notes:
-        yield from wrap(f"Note: {note}", width, subsequent_indent="      ")
+        yield from wrap(show_text(f"Note: {note}"), width, subsequent_indent="      ")
     yield ""
     yield from _render_conclusion(comparison, width, style)
 
@@ -108,6 +119,23 @@ def _render_rows(
                 yield from _render_details(row, names, width, style)
     yield ""
     yield from _render_legend(rows, names, short, width, style)
+
+
+def _render_alike(
+    comparison: Comparison, names: Sequence[str], width: int, style: Style
+) -> Iterator[str]:
+    """Yield what was sent to the user's application and answered alike, so that it is seen."""
+    rows = [row for row in comparison.rows if row.exchange.part == "yours" and not row.differs()]
+    if not rows:
+        return
+    yield ""
+    yield style.paint("Your application, answered alike", "bold")
+    for row in rows:
+        text, colours = describe_cell(row, names[0], names[0], short=False)
+        cell = text.rjust(_CELL_WIDE)
+        label = width - _CELL_WIDE
+        yield _fit(f"  {row.exchange.id}", label - 1).ljust(label) + style.paint(cell, *colours)
+        yield style.paint(_fit(f"    {show_text(row.exchange.title)}", width), "dim")
 
 
 def _render_cell(row: Row, reference: str, name: str, short: bool, style: Style, width: int) -> str:
@@ -156,9 +184,12 @@ def _render_details(row: Row, names: Sequence[str], width: int, style: Style) ->
     kind = f"{exchange.rfc}; {exchange.level}{'; security' if exchange.security else ''}"
     if exchange.part == "yours":
         kind = ""
-    title = exchange.title + (f" ({kind})" if kind else "")
+    title = show_text(exchange.title) + (f" ({kind})" if kind else "")
     for text in wrap(title, width - 4):
         yield style.paint("    " + text, "dim")
+    reason = explain_row(row, names[0])
+    for text in wrap(f"{names[0]}: {reason}", width - 6, subsequent_indent="  ") if reason else ():
+        yield style.paint("      " + text, "dim")
     for name in names:
         verdict = row.verdicts.get(name)
         said = [str(difference) for difference in row.differences.get(name, ())]
@@ -210,6 +241,8 @@ def _render_general(comparison: Comparison, width: int, style: Style) -> Iterato
 def _render_summary(comparison: Comparison, width: int, style: Style) -> Iterator[str]:
     names = [column.name for column in comparison.columns]
     heads = ["asked", "judged", "right", "MUST", "SHOULD", "unsafe", "differs", "crashes"]
+    if width < 16 + 8 * len(heads):
+        heads = ["right", "MUST", "SHOULD", "unsafe"]
     yield ""
     label = max(16, width - 8 * len(heads))
     yield (
@@ -219,18 +252,19 @@ def _render_summary(comparison: Comparison, width: int, style: Style) -> Iterato
     )
     for column in comparison.columns:
         score = score_server(comparison, column.name)
-        numbers = [
-            (score.exchanges, ""),
-            (score.judged, ""),
-            (score.right, "green"),
-            (score.must, "red"),
-            (score.should, "yellow"),
-            (score.security, "red"),
-            (score.differs if column.name != names[0] else None, ""),
-            (score.crashes, "red"),
-        ]
+        differs = score.differs if column.name != names[0] else None
+        numbers: dict[str, tuple[int | None, str]] = {
+            "asked": (score.exchanges, ""),
+            "judged": (score.judged, ""),
+            "right": (score.right, "green"),
+            "MUST": (score.must, "red"),
+            "SHOULD": (score.should, "yellow"),
+            "unsafe": (score.security, "red"),
+            "differs": (differs, ""),
+            "crashes": (score.crashes, "red"),
+        }
         cells = ""
-        for number, colour in numbers:
+        for number, colour in (numbers[head] for head in heads):
             text = ("-" if number is None else str(number)).rjust(8)
             cells += style.paint(text, colour) if colour and number else text
         title = _fit(f"{column.name} {column.version}".strip(), label - 1)

@@ -12,9 +12,10 @@ from difflib import SequenceMatcher
 from textwrap import wrap
 from typing import Final
 
-from rawsgi.compare.client import Event, Transcript
-from rawsgi.compare.comparison import Comparison, Row
-from rawsgi.compare.report.table import ENDING_NOTES, Style
+from rawsgi.compare.judgement.comparison import Comparison, Row
+from rawsgi.compare.judgement.reasons import explain_row
+from rawsgi.compare.replay.transcript import Event, Transcript
+from rawsgi.compare.report.table import ENDING_NOTES, Style, show_text
 
 SHOWN_LIMIT_BYTES: Final = 8192
 _OFFSET_WIDTH: Final = 6
@@ -108,11 +109,15 @@ def render_transcripts(comparison: Comparison, row: Row, width: int, style: Styl
     """Yield the lines of one exchange: what was sent, then each server beside the reference."""
     exchange = row.exchange
     yield style.paint(exchange.id, "bold")
-    yield from wrap(exchange.title, width)
+    yield from wrap(show_text(exchange.title), width)
     if exchange.rfc:
         kind = f"{exchange.rfc}; {exchange.level}{'; security' if exchange.security else ''}"
         yield from wrap(kind, width)
         yield from wrap(exchange.demand, width)
+    names = [column.name for column in comparison.columns if column.name in row.transcripts]
+    if names:
+        reason = explain_row(row, names[0])
+        yield from wrap(f"{names[0]}: {reason}", width) if reason else ()
     yield ""
     yield style.paint("Sent", "bold")
     for step in exchange.steps:
@@ -123,7 +128,6 @@ def render_transcripts(comparison: Comparison, row: Row, width: int, style: Styl
             yield f"-- waits for {step.awaited}"
         else:
             yield "-- ends its sending side" if step.kind == "half-close" else "-- reconnects"
-    names = [column.name for column in comparison.columns if column.name in row.transcripts]
     for other in names[1:] or names[:1]:
         yield ""
         pair = [names[0], other] if other != names[0] else [other]
@@ -168,16 +172,24 @@ def _render_pair(row: Row, names: Sequence[str], width: int, style: Style) -> It
     left, right = (list_lines(row.transcripts[name]) for name in names)
     side = (width - 3) // 2
     yield style.paint(names[0].ljust(side) + "   " + names[1], "bold")
+    for mine, theirs, same in pair_lines(left, right):
+        yield from _render_sides(mine, theirs, same, side, style)
+
+
+def pair_lines(
+    left: Sequence[Line], right: Sequence[Line]
+) -> Iterator[tuple[Line | None, Line | None, bool]]:
+    """Put the lines of two transcripts beside each other, and say of each pair if it is alike."""
     matcher = SequenceMatcher(
         None, [line.text for line in left], [line.text for line in right], autojunk=False
     )
     for kind, i1, i2, j1, j2 in matcher.get_opcodes():
         if kind == "equal":
             for mine, theirs in zip(left[i1:i2], right[j1:j2], strict=True):
-                yield from _render_sides(mine, theirs, True, side, style)
+                yield mine, theirs, True
         else:
             for pair in _pair_alike(left[i1:i2], right[j1:j2]):
-                yield from _render_sides(*pair, False, side, style)
+                yield *pair, False
 
 
 def _pair_alike(

@@ -1,0 +1,72 @@
+"""rawsgi from Python: `rawsgi.serve(app, port=3000)` at the end of a script.
+
+The rule of this file: it says nothing of its own. A keyword argument is the flag of that name,
+with the same values, the same checks and the same rank over variables and TOML.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from rawsgi.cli import serve_settings
+from rawsgi.config import OPTIONS, SettingsError, suggest
+from rawsgi.net.listener import parse_bind
+from rawsgi.settings.sources import resolve_settings
+from rawsgi.wsgi.gateway import Application
+
+_NAMES = {
+    option.key.replace("-", "_"): option for option in OPTIONS if option.name != "application"
+}
+
+
+def serve(
+    application: Application,
+    *,
+    on_ready: Callable[[list[str]], object] | None = None,
+    **settings: Any,
+) -> int:
+    """Serve a WSGI application until a signal ends it; return the exit status, mostly 0.
+
+    `settings` are the flags of the command line with underscores: `port=3000`, `threads=4`,
+    `keep_alive_timeout="60s"`, `bind=["unix:/run/app.sock"]`. `on_ready` is called once with the
+    addresses when clients can connect; port 0 is any free one.
+
+    In the main thread SIGTERM and Ctrl-C end it when the requests in flight are answered; where
+    one does not end in time, the process ends with it, since nothing can end a thread. In
+    another thread nothing ends it but the end of the process: make that thread a daemon.
+
+    Raises `SettingsError` for settings that make no sense, `ListenerError` for an address that
+    cannot be had, `TypeError` for an application that cannot be called.
+    """
+    if not callable(application):
+        raise TypeError(f"the application is not callable: {type(application).__name__}")
+    given: dict[str, Any] = {"application": name_application(application)}
+    for name, value in settings.items():
+        option = _NAMES.get(name)
+        if option is None:
+            raise SettingsError(f"there is no setting {name!r}{suggest(name, list(_NAMES))}")
+        if value is None:
+            continue
+        if option.many and not isinstance(value, str):
+            given[option.name] = [str(part) for part in value]
+        else:
+            given[option.name] = str(value).lower() if isinstance(value, bool) else str(value)
+    resolved = resolve_settings(given, os.environ)
+    for text in resolved.settings.bind:
+        parse_bind(text)
+    return serve_settings(resolved, application, on_ready)
+
+
+def serve_paste(application: Application, global_settings: object, **settings: str) -> None:
+    """`[server:main] use = egg:rawsgi` of a PasteDeploy file: `pserve development.ini`."""
+    given: dict[str, Any] = {key.replace("-", "_"): text for key, text in settings.items()}
+    serve(application, **given)
+
+
+def name_application(application: Any) -> str:
+    """Return what the start line calls an application: `hello:app`, or the name of its class."""
+    name = getattr(application, "__name__", None) or type(application).__name__
+    module = getattr(application, "__module__", None)
+    return f"{module}:{name}" if module and module != "__main__" else str(name)

@@ -1,0 +1,148 @@
+"""`rawsgi.serve`: the server inside somebody's own program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rawsgi
+from rawsgi import serving
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import threading
+import rawsgi
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [threading.current_thread().name.encode()]
+
+def ready(addresses):
+    print(addresses[0], flush=True)
+
+"""
+
+IN_MAIN = PROGRAM + "raise SystemExit(rawsgi.serve(app, port=0, threads=2, on_ready=ready))\n"
+IN_THREAD = (
+    PROGRAM
+    + """
+options = {"port": 0, "on_ready": ready}
+threading.Thread(target=rawsgi.serve, args=(app,), kwargs=options, daemon=True, name="own").start()
+input()
+"""
+)
+
+
+def start(program: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """A process that runs `program`, and the address at which it serves."""
+    path = folder / "program.py"
+    path.write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def get(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=10) as response:
+        content: bytes = response.read()
+    return content
+
+
+def test_a_program_serves_and_ends_with_a_signal(tmp_path: Path) -> None:
+    process, address = start(IN_MAIN, tmp_path)
+    try:
+        assert get(address) == b"MainThread"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert f"Serving app at {address} (Ctrl-C to stop)" in errors
+
+
+def test_a_thread_of_a_program_serves(tmp_path: Path) -> None:
+    """As tests and desktop programs do it: the program goes on, and ends when it likes."""
+    process, address = start(IN_THREAD, tmp_path)
+    try:
+        assert get(address) == b"own"
+        _, errors = process.communicate("done\n", timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"thread": 4}, "there is no setting 'thread' (did you mean threads?)"),
+        ({"threads": 0}, "--threads"),
+        ({"threads": "many"}, "--threads"),
+        ({"bind": "nowhere", "port": 1}, "--port: cannot stand beside --bind"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(rawsgi.SettingsError) as caught:
+        rawsgi.serve(lambda environ, start_response: [], **settings)
+    assert str(caught.value).startswith(message)
+
+
+def test_what_cannot_be_called() -> None:
+    with pytest.raises(TypeError, match="not callable: module"):
+        rawsgi.serve(sys)  # type: ignore[arg-type]
+
+
+def test_values_are_those_of_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def remember(resolved: Any, *_: object) -> int:
+        seen.append(resolved.settings)
+        return 0
+
+    monkeypatch.setattr("rawsgi.serving.serve_settings", remember)
+    monkeypatch.delenv("PORT", raising=False)
+    for given in (
+        {"host": "::1", "port": 1, "access_log": False},
+        {"bind": "unix:/x", "keep_alive_timeout": "2m", "threads": None},
+        {"bind": ("a:1", "b:2"), "access_log": True},
+    ):
+        assert rawsgi.serve(lambda environ, start_response: [], **given) == 0
+    assert [settings.bind for settings in seen] == [("[::1]:1",), ("unix:/x",), ("a:1", "b:2")]
+    assert seen[1].keep_alive_timeout_s == 120
+    assert seen[1].threads == rawsgi.Settings().threads
+    assert [seen[0].access_log, seen[2].access_log] == [False, True]
+
+
+def test_settings_of_a_paste_file_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def remember(resolved: Any, application: Any, *_: object) -> int:
+        seen.append((resolved.settings, application))
+        return 0
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        return []
+
+    monkeypatch.setattr(serving, "serve_settings", remember)
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    module, _, name = entry["paste.server_runner"]["main"].partition(":")
+    assert module == serving.__name__
+    # As PasteDeploy calls it: application, global settings, the rest of the section.
+    getattr(serving, name)(application, {"here": "/"}, host="::1", port="6543", **{"app-dir": "/"})
+    [(settings, given)] = seen
+    assert (settings.bind, settings.app_dir, given) == (("[::1]:6543",), "/", application)
