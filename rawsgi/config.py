@@ -140,6 +140,7 @@ class Settings:
         "write a line for each request to standard output",
         LOGS,
         default_text="on when standard output is a terminal",
+        by_hand=False,
     )
     access_log_file: str | None = _setting(
         None,
@@ -149,7 +150,12 @@ class Settings:
         default_text="none",
     )
     log_level: str = _setting(
-        "info", "what goes to the error log", LOGS, metavar="LEVEL", choices=LOG_LEVELS
+        "info",
+        "what goes to the error log",
+        LOGS,
+        metavar="LEVEL",
+        choices=LOG_LEVELS,
+        by_hand="warning",  # the transcript tells the rest
     )
     keep_alive_timeout_s: float = _timeout(
         75.0, "close a connection that is idle between requests", by_hand=600.0
@@ -245,7 +251,7 @@ class Settings:
     wire_full: bool = _setting(False, "--wire with all of the content, not only its ends", WIRE)
     wire_errors: bool = _setting(False, "--wire for what was refused or failed only", WIRE)
     wire_secrets: bool = _setting(
-        False, "do not mask Authorization, Cookie and Set-Cookie in what is shown or kept", WIRE
+        False, "do not mask passwords, tokens, cookies and the like in what is shown or kept", WIRE
     )
     by_hand: bool = _setting(
         False, "for requests typed by a person: patient, lenient, and it explains errors", WIRE

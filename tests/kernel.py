@@ -243,11 +243,14 @@ class Poller:
         return self._find_ready()[:limit]
 
     def _find_ready(self) -> list[tuple[int, int]]:
+        """The loop sees to the last one first: to those who come anew, before those who ask."""
         ready = []
+        descriptors = self._kernel.descriptors
         for fd, mask in self.watched.items():
-            events = self._kernel.descriptors[fd].events & (mask | HANG_UP)
+            events = descriptors[fd].events & (mask | HANG_UP)
             if events:
                 ready.append((fd, events))
+        ready.sort(key=lambda entry: descriptors[entry[0]].end is None)
         return ready
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ Whatever a server does, the client returns in time, with bounded memory, and say
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -43,10 +44,10 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    before = threading.active_count()
+def no_thread_or_descriptor_is_left() -> Iterator[None]:
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     yield
-    assert threading.active_count() == before
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
 
 
 def do(behaviour: Behaviour, patience: Patience = QUICK, wanted: int = 1) -> Transcript:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rawsgi.compare.command import main
 from rawsgi.compare.run import PROBE
 from rawsgi.compare.servers.kinds import KINDS
 from tests.compare_fakes import fake, flood, trickle
@@ -185,14 +186,14 @@ def test_accepted_differences_give_exit_status_0(tmp_path: Path) -> None:
     base = (HELLO, "--with", peer, "--corpus", "yours")
     status, out, _ = run(*base, "--write-accept", str(accept))
     assert status == 1 and "differences written to" in out
-    assert any("x-peer" in line for line in accept.read_text().splitlines())
+    assert any("responses:" in line for line in accept.read_text().splitlines())
     status, out, err = run(*base, "--accept", str(accept))
     assert (status, err) == (0, "")
     assert "Nothing differs" in out and "differ as accepted" in out
     text = accept.read_text()
-    accept.write_text("\n".join(line for line in text.splitlines() if "x-peer" not in line))
+    accept.write_text("\n".join(line for line in text.splitlines() if "responses:" not in line))
     status, out, _ = run(*base, "--accept", str(accept))
-    assert status == 1 and "x-peer" in out
+    assert status == 1 and "differ" in out
 
 
 def test_ignored_names_do_not_count(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_diff_shows_both_sides(tmp_path: Path) -> None:
         ((HELLO,), "there is nothing to compare with"),
         ((HELLO, "--with", "nginx"), "no such server. Known: gunicorn"),
         ((HELLO, "--with", "serve {app}"), "must say where {port} goes"),
-        ((HELLO, "--with", "'"), "No closing quotation"),
+        ((HELLO, "--with", "'a {port}"), "No closing quotation"),
         ((HELLO, "--against", "https://a"), "without TLS"),
         ((HELLO, "--against", "http://127.0.0.1:1"), "did not answer"),
         ((HELLO, "--with", RAWSGI, "--corpus", "nowhere"), "no exchange is called"),
@@ -242,9 +243,16 @@ def test_diff_shows_both_sides(tmp_path: Path) -> None:
         (("nothing_of_this_name:app", "--with", RAWSGI, "--corpus", "yours"), "rawsgi itself"),
     ],
 )
-def test_mistake_gets_one_line_and_exit_status_2(arguments: Sequence[str], message: str) -> None:
-    status, out, err = run(*arguments)
-    assert (status, out) == (2, "")
+def test_mistake_gets_one_line_and_exit_status_2(
+    arguments: Sequence[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(list(arguments)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
 

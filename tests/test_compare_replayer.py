@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -28,12 +29,12 @@ from tests.compare_fakes import (
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_thread_or_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(replayer_module, "DYING_S", 0.1)
     monkeypatch.setattr(replayer_module, "EXITING_S", 0.1)
-    before = threading.active_count()
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     yield
-    assert threading.active_count() == before
+    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
 
 
 class FakeServer:

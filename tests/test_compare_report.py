@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -14,6 +15,7 @@ from rawsgi.compare.judgement.comparison import Column, Comparison, Row
 from rawsgi.compare.judgement.difference import compare_answers
 from rawsgi.compare.judgement.verdict import judge_answer
 from rawsgi.compare.replay.client import replay_exchange
+from rawsgi.compare.replay.transcript import Transcript
 from rawsgi.compare.report.document import (
     BEGIN_MARK,
     END_MARK,
@@ -42,14 +44,18 @@ IDS = (
 )
 
 
+@cache
+def receive(answer: bytes) -> Transcript:
+    """Let the client ask a fake that answers so."""
+    with fake(say(answer, then=None)) as server:
+        return replay_exchange(ask(), server.address, QUICK)
+
+
 def make(evil: bool = True, others: int = 1) -> Comparison:
     """Make a comparison by asking two fakes; the second one is evil, or like the first."""
     names = ["rawsgi", *(f"a-server-with-a-long-name-{n}" for n in range(others))]
     comparison = Comparison("hello:app", [Column(name, "1.2.3", ()) for name in names])
-    transcripts = []
-    for bytes_ in (ANSWER, EVIL_ANSWER if evil else ANSWER):
-        with fake(say(bytes_, then=None)) as server:
-            transcripts.append(replay_exchange(ask(), server.address, QUICK))
+    transcripts = [receive(ANSWER), receive(EVIL_ANSWER if evil else ANSWER)]
     for id_ in IDS:
         title = EVIL if evil else "A title"
         exchange = ask(id_=id_, security=True, title=title, expected=expect((200,), reason="OK"))

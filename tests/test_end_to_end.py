@@ -683,9 +683,9 @@ class Mix:
         ]  # fmt: skip
 
     def sockets(self) -> int:
-        """How many clients the server still knows: the listener and the wake-up pair are not."""
+        """How many clients the server still knows: the listener and two wake-up pairs are not."""
         names = list_descriptors(self.server.pid)
-        return max(0, sum(name.startswith("socket:") for name in names) - 3)
+        return max(0, sum(name.startswith("socket:") for name in names) - 5)
 
     def run(self, seed: int, count: int) -> None:
         clients = [

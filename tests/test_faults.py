@@ -473,11 +473,13 @@ class Played:
     def _check_rest(self) -> None:
         """Only the witness, the listener and the waker are left."""
         loop, kernel = self.worker.loop, self.kernel
-        own = {loop._waker._receiver.fileno(), loop.wakeup_socket.fileno()}
+        wakers = (loop._waker, loop._signals)
+        senders = {waker.sender.fileno() for waker in wakers}
+        own = senders | {waker._receiver.fileno() for waker in wakers}
         own.add(self.listener.socket.fileno())
         own |= {each.socket.fileno() for each in loop.connections}
         self._expect(set(kernel.descriptors) == own, f"open: {set(kernel.descriptors)}, {own}")
-        watched = own - {loop.wakeup_socket.fileno()}
+        watched = own - senders
         self._expect(set(loop.handlers) == watched, f"handlers: {loop.handlers}")
         self._expect(set(kernel.poller.watched) == watched, f"{kernel.poller.watched}")
         self._expect(all(file.closed for file in kernel.files), "a temporary file is open")
@@ -721,6 +723,27 @@ def test_who_waits_for_content_gives_the_loop_away_at_once(stage: Stage, file: P
     assert took == [0.0]
 
 
+def test_who_has_just_asked_makes_no_room(stage: Stage, file: Path) -> None:
+    """The house is full, and the longest idle one sends its request as somebody comes."""
+
+    def visit(client: Client) -> None:
+        client.pause(0.01)
+        other = client.bring_another()
+        client.pause(0.01)
+        client.send(request("/"))
+        last = client.bring_another()
+        client.read_until(MARK)
+        last.send(request("/"))
+        last.read_until(MARK)
+        other.read_to_end()
+
+    played = stage.play("full house", file, visit=visit)
+    first, other, last = played.clients
+    assert first.received.endswith(MARK)
+    assert last.received.endswith(MARK)
+    assert other.received == b""
+
+
 def test_no_number_of_posts_drowns_a_signal() -> None:
     """Signals share the way of those who wake the loop; where there is no room they are lost."""
     noted: list[int] = []
@@ -734,6 +757,7 @@ def test_no_number_of_posts_drowns_a_signal() -> None:
                 worker.loop.post(lambda argument: None, None)
             worker.loop.wakeup_socket.send(bytes((signal.SIGTERM,)))
             worker.loop._waker.on_event(1)
+            worker.loop._signals.on_event(1)
             assert noted == [signal.SIGTERM] * round_number
     finally:
         worker.loop.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -93,3 +93,28 @@ def test_what_came_before_a_failure_is_read_first() -> None:
     assert bytes(inbox.get(4)) == b"ent"
     assert inbox.get(4) == b""
     assert inbox.error is not None
+
+
+def test_content_that_comes_as_the_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is over and content is there: nobody would readmit a thread for it again."""
+    starved: list[bool] = []
+    inbox = Inbox(lambda: None, lambda: None, lambda: True, lambda: starved.append(True))
+
+    def wait(timeout: float | None = None) -> bool:
+        assert timeout is not None, "it waits to be readmitted"
+        inbox._blocks.append(memoryview(b"content"))
+        return False
+
+    monkeypatch.setattr(inbox, "_changed", _Lock(wait))
+    assert bytes(inbox.get(100)) == b"content"
+    assert starved == []
+
+
+class _Lock:
+    """A condition of which only the wait matters."""
+
+    def __init__(self, wait: Callable[[float | None], bool]) -> None:
+        self.wait = wait
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...

@@ -121,3 +121,35 @@ def test_a_signal_arrives_after_the_application_took_the_wake_up_away(
         answer = server.exchange(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert answer.endswith(b"\r\n\r\nlistened")
         assert server.stop() == 0
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(address) != 0
+
+
+def ask_while_stopping(path: str) -> bytes:
+    """Return the answer to a request on a kept connection that is sent after SIGTERM."""
+    with serve(path) as server, server.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(4096)
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: refuses((server.host, server.port)))
+        answer = b""
+        try:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            while piece := client.recv(4096):
+                answer += piece
+        except ConnectionError:
+            pass
+        return answer
+
+
+def test_a_busy_client_is_answered_once_more_when_the_server_stops(tmp_path: Path) -> None:
+    (tmp_path / "bare.py").write_text(APPLICATION, encoding="utf-8")
+    for _ in range(5):  # the wait for it is short, and this machine may be busy
+        answer = ask_while_stopping(str(tmp_path / "bare.py"))
+        if answer:
+            break
+    assert answer.endswith(b"\r\n\r\nserved")
+    assert b"\r\nConnection: close\r\n" in answer

@@ -33,6 +33,8 @@ from rawsgi.compare.servers.process import (
 
 PROBE: Final = "rawsgi.compare.probe:app"
 YOURS: Final = "yours"
+# A server that runs already has no reason to be late.
+RUNNING_TIMEOUT_S: Final = 2.0
 
 
 class UsageError(Exception):
@@ -152,7 +154,7 @@ class Run:
             kinds, bool(probe_exchanges), bool(own_exchanges and self.arguments.app)
         )
         for server in running:
-            server.wait_ready(5)
+            server.wait_ready(RUNNING_TIMEOUT_S)
             if own_exchanges:
                 own_servers.append(server)
             if probe_exchanges and _runs_probe(server):

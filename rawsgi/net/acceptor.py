@@ -163,7 +163,8 @@ class Room:
         for _ in range(2):
             while self._candidates:
                 since, connection = self._candidates.popleft()
-                if connection.since == since and is_doing_nothing(connection):
+                idle = connection.since == since and is_doing_nothing(connection)
+                if idle and not has_unread(connection):
                     if len(self._loop.connections) >= self._loop.settings.connections:
                         self._warn("connection limit reached: the longest idle one made room")
                     connection.close()
@@ -218,3 +219,11 @@ class Room:
 def is_doing_nothing(connection: Connection) -> bool:
     """No complete head has come since the last response."""
     return connection.state == WAITING and connection.protocol.state == HEAD
+
+
+def has_unread(connection: Connection) -> bool:
+    """Its request has come this very turn: closing now would be a reset in place of an answer."""
+    try:
+        return bool(connection.socket.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False

@@ -39,6 +39,8 @@ RECEIVE_BYTES = 1 << 16
 _RECEIVE_CONTENT_BYTES = 1 << 17
 # How long one upload is read before other connections have their turn.
 _READING_S = 0.005
+# When the worker stops: a connection that was used so lately is waited for so long.
+_BUSY_S, _LAST_REQUEST_S = 1.0, 0.5
 
 
 class Connection:
@@ -597,7 +599,8 @@ class Connection:
     def shutdown(self) -> None:
         """The worker is stopping: end as soon as the request under way is answered.
 
-        An idle connection ends now, unless a request lies in its socket already.
+        An idle connection ends now, unless a request lies in its socket already, or it was busy
+        a moment ago: the next one may be on its way.
         """
         protocol = self.protocol
         protocol.shutdown()
@@ -608,6 +611,12 @@ class Connection:
                 return
         except OSError:
             pass  # nothing there, or nobody
+        settings, left_s = self.loop.settings, self.deadline - self.loop.now
+        for timeout_s in (settings.keep_alive_timeout_s, settings.head_timeout_s):
+            if timeout_s - _BUSY_S < left_s <= timeout_s:
+                self.deadline = min(self.deadline, self.loop.now + _LAST_REQUEST_S)
+                self.loop.clock.schedule(self)
+                return
         self.close()
 
     def _discard_spool(self) -> None:

@@ -174,9 +174,8 @@ class Crew:
         self._turn += 1
         self._table.append(me)
         # From here on this thread may have lost the lead.
-        if standby.asleep:
-            standby.asleep = False
-            standby.inbox.put(WAKE)
+        if standby.asleep:  # which only the standby itself takes back: an interruption that came
+            standby.inbox.put(WAKE)  # between the two would leave it asleep and not known to be
         try:
             self._run_application(exchange)
         except BaseException as error:

@@ -315,6 +315,8 @@ class Exchange:
                 if outbox and not outbox.watched:
                     outbox.watched = True
                     self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
+        if self.connection.broken and self.connection.upload is not None:
+            self.connection.upload.fail(ClientDisconnected())  # the thread may wait for content
 
     def expire(self, now: float) -> None:
         """The clock: the request has been running for long."""

@@ -7,6 +7,7 @@ loop's state is complete in the object, so that another thread goes on from ther
 
 from __future__ import annotations
 
+import re
 import select
 import selectors
 import socket
@@ -37,6 +38,7 @@ _EVENTS_IN_A_TURN = 64
 _DEFER_S = 0.001
 # What a refusal shows of a start-line; the log cuts it further.
 _START_LINE_BYTES = 1024
+_METHOD_AND_SPACE = re.compile(rb"[A-Za-z-]{1,32} +[^ ]")
 # What a message that ends too soon is refused by: its client has left.
 _INCOMPLETE = "RFC 9112 section 8"
 # The poller takes milliseconds as an int of C; some settings may be longer than that.
@@ -107,16 +109,15 @@ def make_poller(kind: str) -> Poller:
 class Waker:
     """A pair of sockets: a byte in one end is an event at the other.
 
-    Signals arrive here too, as their numbers (`signal.set_wakeup_fd`): a main thread that is
-    stuck in an application cannot hide them. A number for which there is no room is lost, so no
-    more than one byte of ours lies there at a time: who takes the one `_turn` may send it.
+    Signals arrive in this way too, as their numbers (`signal.set_wakeup_fd`): a main thread that
+    is stuck in an application cannot hide them. They have a pair of their own: a number for which
+    there is no room would be lost, while of the bytes that wake one is as good as a thousand.
     """
 
-    __slots__ = ("_loop", "_receiver", "_turn", "sender")
+    __slots__ = ("_loop", "_receiver", "sender")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._turn = [None]
         self._receiver, self.sender = socket.socketpair()
         self._receiver.setblocking(False)
         self.sender.setblocking(False)
@@ -126,21 +127,15 @@ class Waker:
     def wake(self) -> None:
         """Any thread."""
         try:
-            self._turn.pop()
-        except IndexError:
-            return  # it will be awake, and after that it looks at what has been posted
-        try:
             self.sender.send(b"\0")
         except OSError:
-            self._turn.append(None)  # full: it is awake; closed: it has ended
+            pass  # full: it will be awake; closed: it has ended
 
     def on_event(self, events: int) -> None:
         try:
             data = self._receiver.recv(4096)
         except OSError:
             return  # nothing there, or not now: the poller reports it again
-        if 0 in data:
-            self._turn.append(None)
         for number in data:
             if number:
                 self._loop.on_signal(number)
@@ -194,7 +189,8 @@ class Loop:
         self._posts: deque[tuple[Callable[[Any], object], Any]] = deque()
         self._next_second = 0.0
         self._waker = Waker(self)
-        self.wakeup_socket = self._waker.sender
+        self._signals = Waker(self)
+        self.wakeup_socket = self._signals.sender
         self._tell_date()
 
     def lead(self) -> bool:
@@ -349,9 +345,11 @@ class Loop:
             line = request.method, request.target, request.version
             fields = request.fields
         else:
-            # As much of the line as there is: what a client sent is what one wants to know.
+            # As much of the line as there is: what a client sent is what one wants to know. But
+            # content where a request was expected, such as a form with a password, is not shown.
             start = bytes(unread or b"")[:_START_LINE_BYTES].lstrip(b"\r\n").partition(b"\n")[0]
-            line = start.rstrip(b"\r").decode("latin-1"), "", ""
+            shown = start if _METHOD_AND_SPACE.match(start) else b"-"
+            line = shown.rstrip(b"\r").decode("latin-1"), "", ""
         self.access_log.write(
             connection.remote[0], *line, error.status, len(data.partition(b"\r\n\r\n")[2]),
             monotonic() - connection.since,
@@ -368,9 +366,23 @@ class Loop:
                 request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
             )  # fmt: skip
 
+    def leave(self) -> None:
+        """In a child that the application forked: close this copy of every descriptor.
+
+        The poller first: an epoll instance is shared with the parent, and nothing may be taken
+        out of it here.
+        """
+        self.finished = True
+        self.poller.close()
+        self._waker.close()
+        self._signals.close()
+        for connection in self.connections:
+            connection.socket.close()
+
     def close(self) -> None:
         """After the last leader returned: close everything."""
         for connection in list(self.connections):
             connection.close()
         self._waker.close()
+        self._signals.close()
         self.poller.close()

@@ -56,8 +56,7 @@ class Member:
         self.ident = 0
         """Set by the member before it runs anything."""
         self.asleep = False
-        """It stands by and waits without a time limit. Set by the member; cleared by the member,
-        or by a leader that sends WAKE next."""
+        """It stands by and waits without a time limit. The member's."""
         self.leads = False
         """It holds the token, or runs a request that it began as the leader. The member's."""
         self.lock = threading.Lock()

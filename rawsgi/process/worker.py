@@ -38,6 +38,7 @@ from rawsgi.net.listener import Listener
 from rawsgi.net.loop import Loop
 from rawsgi.net.tap import Observer
 from rawsgi.process.descriptors import raise_descriptor_limit
+from rawsgi.process.forking import left_by_children
 from rawsgi.process.replacement import Replacement
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import Limits
@@ -125,8 +126,9 @@ class Worker:
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no need to look at it again
         try:
-            on_ready()
-            self.loop.crew.run()
+            with left_by_children(lambda: self._leave(previous)):
+                on_ready()
+                self.loop.crew.run()
         finally:
             self._restore_signals(previous)
             self.loop.close()
@@ -134,6 +136,13 @@ class Worker:
             if self.loop.access_log is not None:
                 self.loop.access_log.close()
         return self._exit_status
+
+    def _leave(self, previous: dict[int, object]) -> None:
+        """In a child that the application forked: it is no worker and holds no socket."""
+        self._restore_signals(previous.copy())
+        for listener in self._listeners:
+            listener.socket.close()  # no more: the file of a Unix socket is the parent's
+        self.loop.leave()
 
     # -- Signals: their numbers arrive in the loop ------------------------------------------------
 

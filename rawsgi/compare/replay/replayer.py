@@ -190,11 +190,7 @@ class Replayer:
                     found_in_trouble[exchange.id] = transcript
                     suspects.append(exchange)
 
-        threads = [threading.Thread(target=work) for _ in range(min(workers, len(exchanges)))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        _run_in_threads(work, min(workers, len(exchanges)))
         recent_s = time.monotonic() - DYING_S
         if heartbeat is not None:
             heartbeat.close()
@@ -203,10 +199,7 @@ class Replayer:
         if self._dies(0):
             recent = [one for one in exchanges if ended_s.get(one.id, 0) > recent_s]
             suspects += _take_suspects(recent, transcripts)
-        rest = []
-        while not waiting.empty():
-            rest.append(waiting.get_nowait())
-        return suspects, rest
+        return suspects, [waiting.get_nowait() for _ in range(waiting.qsize())]
 
     # --- one at a time ---
 
@@ -317,6 +310,14 @@ class Replayer:
             self._restarts = RESTART_LIMIT
             return False
         return True
+
+
+def _run_in_threads(work: Callable[[], None], count: int) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 def _take_suspects(

@@ -8,9 +8,9 @@ Everything that came over the wire is escaped twice: made visible, then made HTM
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from html import escape
 from itertools import groupby
+from os.path import commonprefix
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +83,7 @@ def _render_scores(comparison: Comparison) -> Iterator[str]:
             for number, kind in _list_numbers(score)
         )
         differs = "" if column.name == comparison.reference else str(score.differs)
-        crashes = f' <span class="badge">died {score.crashes} times</span>' if score.crashes else ""
+        crashes = f' <span class="badge">killed by {score.crashes}</span>' if score.crashes else ""
         yield (
             f"<tr><td>{escape(column.name)} {escape(column.version)}{crashes}</td>{cells}"
             f"<td>{differs}</td></tr>"
@@ -251,7 +251,9 @@ def _show_received(transcript: Transcript, reference: Transcript | None) -> str:
     if reference is None:
         return _join([escape(_cut(line.text)) for line in lines])
     shown = []
-    for mine, theirs, same in pair_lines(list_lines(reference), lines):
+    # What is past the limit is not shown, and would take its time.
+    theirs_shown, mine_shown = lines[: 2 * LINES_LIMIT], list_lines(reference)[: 2 * LINES_LIMIT]
+    for mine, theirs, same in pair_lines(mine_shown, theirs_shown):
         if theirs is None:
             continue
         text = _cut(theirs.text)
@@ -263,12 +265,13 @@ def _show_received(transcript: Transcript, reference: Transcript | None) -> str:
 
 
 def _mark_other(mine: str, theirs: str) -> str:
-    matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
-    pieces = []
-    for kind, _, _, start, end in matcher.get_opcodes():
-        piece = escape(theirs[start:end])
-        pieces.append(piece if kind == "equal" or not piece else f"<mark>{piece}</mark>")
-    return "".join(pieces)
+    """Mark what is left of a line without the beginning and the end that both have."""
+    start = len(commonprefix([mine, theirs]))
+    limit = min(len(mine), len(theirs)) - start
+    end = min(limit, len(commonprefix([mine[::-1], theirs[::-1]])))
+    stop = len(theirs) - end
+    marked = f"<mark>{escape(theirs[start:stop])}</mark>" if start < stop else ""
+    return escape(theirs[:start]) + marked + escape(theirs[stop:])
 
 
 def _cut(text: str) -> str:

@@ -1,0 +1,98 @@
+"""Children that an application forks have nothing of the server, and it notices nothing of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.serving import serve, wait_until
+
+APPLICATION = """
+import os, signal, time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/terminated":
+        child = os.fork()
+        if child == 0:
+            FOLDER.joinpath("begun").touch()
+            time.sleep(60)
+            os._exit(0)
+        while not FOLDER.joinpath("begun").exists():
+            time.sleep(0.01)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        content = str(os.waitstatus_to_exitcode(status))
+    elif path == "/left":
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            time.sleep(60)
+            os._exit(0)
+        FOLDER.joinpath("left").write_text(str(child))
+        content = "left"
+    else:
+        content = "served"
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [content.encode()]
+"""
+GET = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork here")
+
+
+@pytest.mark.parametrize("poller", ["epoll", "portable"])
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_a_signal_to_a_child_is_not_taken_for_the_servers(
+    threads: str, poller: str, tmp_path: Path
+) -> None:
+    (tmp_path / "forking.py").write_text(APPLICATION)
+    options = ("--threads", threads, "--poller", poller)
+    with serve(str(tmp_path / "forking.py"), *options) as server:
+        answer = server.exchange(GET % b"/terminated")
+        assert answer.endswith(b"\r\n\r\n%d" % -signal.SIGTERM)
+        assert server.exchange(GET % b"/").endswith(b"\r\n\r\nserved")
+
+
+def test_a_child_holds_neither_the_client_nor_the_port(tmp_path: Path) -> None:
+    (tmp_path / "forking.py").write_text(APPLICATION)
+    child = None
+    try:
+        with serve(str(tmp_path / "forking.py")) as server:
+            began = time.monotonic()
+            # The end of the connection is the end of the answer: the child must not hold it.
+            with server.connect() as client:
+                client.sendall(GET % b"/left")
+                answer = b""
+                while piece := client.recv(4096):
+                    answer += piece
+            assert answer.endswith(b"\r\n\r\nleft")
+            assert time.monotonic() - began < 30
+            child = int((tmp_path / "left").read_text())
+            assert server.exchange(GET % b"/").endswith(b"\r\n\r\nserved")
+            address = (server.host, server.port)
+            assert server.stop() == 0
+            with socket.socket() as free:
+                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                free.bind(address)
+                free.listen()
+    finally:
+        if child is not None:
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: not is_running(child))
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
