@@ -130,7 +130,7 @@ FUNCTION_LINES = 60
 FOLDER_MODULES = 9
 
 LONG_MODULES: dict[str, tuple[int, str]] = {
-    "net/connection.py": (620, "the states of a connection and their events read as one table"),
+    "net/connection.py": (640, "the states of a connection and their events read as one table"),
     "net/crew.py": (580, "the hand-over of the loop is one argument; it cannot be told in halves"),
 }
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}

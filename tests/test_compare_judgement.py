@@ -71,6 +71,11 @@ def test_names_of_servers_dates_and_the_order_of_fields_do_not_count() -> None:
     assert differences(one, other) == []
 
 
+def test_order_of_allowed_methods_does_not_count() -> None:
+    assert differences(respond("Allow: GET, HEAD"), respond("Allow: HEAD,GET")) == []
+    assert len(differences(respond("Allow: GET, HEAD"), respond("Allow: GET"))) == 1
+
+
 def test_ports_do_not_count() -> None:
     one = answer(respond("Location: http://127.0.0.1:8000/x"), port=8000, part="yours")
     other = answer(respond("Location: http://127.0.0.1:9000/x"), port=9000, part="yours")

@@ -19,7 +19,7 @@ from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.http1 import HTTP1
 from rawsgi.protocol.message import Limits
 from rawsgi.protocol.response import HeadEncoder
-from rawsgi.wsgi.environ import build_environ, make_base
+from rawsgi.wsgi.environ import ErrorStream, build_environ, make_base
 from rawsgi.wsgi.file_wrapper import FileWrapper
 
 PARSER = HeadParser(Limits())
@@ -59,6 +59,7 @@ def test_every_required_key_with_its_exact_type_and_value() -> None:
     environ = build("GET /path?query HTTP/1.1")
     client_disconnected = environ.pop("rawsgi.client_disconnected")
     content = environ.pop("wsgi.input")
+    assert type(environ.pop("wsgi.errors")) is ErrorStream
     assert environ == {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -75,7 +76,6 @@ def test_every_required_key_with_its_exact_type_and_value() -> None:
         "HTTP_HOST": "a.example",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
@@ -268,11 +268,33 @@ def test_base_tells_the_truth_about_the_server() -> None:
         assert made["wsgi.url_scheme"] == "https"
 
 
-def test_errors_take_any_text() -> None:
-    """PEP 3333: arbitrary unicode without raising an error; also where no stderr exists."""
-    stream = build()["wsgi.errors"]
-    for method in ("write", "writelines", "flush"):
-        assert callable(getattr(stream, method))
+def test_errors_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """PEP 3333: text, as to a file opened for writing text; and what else a stream can do."""
+    stream = base()["wsgi.errors"]
+    stream.write("one\n")
+    stream.writelines(["two\n", "three\n"])
+    print("four", file=stream, flush=True)
+    assert capsys.readouterr().err == "one\ntwo\nthree\nfour\n"
+    assert stream.isatty() is False
+    assert stream.encoding
+
+
+def test_errors_that_nobody_takes_fail_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    closed = io.StringIO()
+    closed.close()
+    for stderr in (Full(), closed):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        stream = base()["wsgi.errors"]
+        assert stream.write("lost\n") == 5
+        stream.writelines(["lost too\n"])
+        stream.flush()
 
 
 def test_errors_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,19 @@ def fill_house(client: Client) -> None:
     last.read_until(MARK, 2)
 
 
+def wait_outside(client: Client) -> None:
+    """All who are in are served just now: who comes has to wait."""
+    other = client.bring_another()
+    client.send(request("/sleep"))
+    other.send(request("/sleep"))
+    client.pause(0.005)
+    last = client.bring_another()
+    last.send(request("/"))
+    last.read_until(MARK)
+    client.read_until(MARK)
+    other.read_until(MARK)
+
+
 def upload_slowly(client: Client) -> None:
     data = request("/", b"c" * 6000)
     for start in range(0, len(data), 1500):
@@ -276,6 +289,8 @@ VISITS: dict[str, tuple[Callable[[Client], None], dict[str, Any]]] = {
     "crowd": (crowd, {"threads": 2}),
     "queue": (leave_queue, {"threads": 1}),
     "full house": (fill_house, {"threads": 2, "connections": 3}),
+    "busy house": (wait_outside, {"threads": 2, "connections": 3}),
+    "short idle time": (keep_alive, {"keep_alive_timeout_s": 1.0}),
     "streamed upload": (upload_slowly, {"stream_request": True}),
     "streamed upload, 1 thread": (upload_slowly, {"stream_request": True, "threads": 1}),
     "streamed to the slow": (upload_to_the_slow, {"stream_request": True}),
@@ -742,6 +757,22 @@ def test_who_has_just_asked_makes_no_room(stage: Stage, file: Path) -> None:
     assert first.received.endswith(MARK)
     assert last.received.endswith(MARK)
     assert other.received == b""
+
+
+def test_an_idle_time_that_is_shorter_than_that_of_a_head(stage: Stage, file: Path) -> None:
+    """The deadline of the first head does not stand in for it, whenever the request comes."""
+    took: list[float] = []
+
+    def visit(client: Client) -> None:
+        client.pause(0.5)  # the connection waits for a head meanwhile
+        client.send(request("/"))
+        client.read_until(MARK)
+        began = client.now
+        client.read_to_end()
+        took.append(client.now - began)
+
+    stage.play("short idle time", file, visit=visit)
+    assert took and 1.0 <= took[0] < 1.1, took
 
 
 def test_no_number_of_posts_drowns_a_signal() -> None:

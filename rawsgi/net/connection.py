@@ -314,7 +314,7 @@ class Connection:
                 if protocol.buffer:
                     self.resuming = True
                     loop.resumed.append(self)
-                elif self.mask != READ or self.scheduled is None:
+                elif self.mask != READ or not 0.0 < (self.scheduled or 0.0) <= self.deadline:
                     self.arm(READ)
             else:
                 self._end_connection()
@@ -611,12 +611,10 @@ class Connection:
                 return
         except OSError:
             pass  # nothing there, or nobody
-        settings, left_s = self.loop.settings, self.deadline - self.loop.now
-        for timeout_s in (settings.keep_alive_timeout_s, settings.head_timeout_s):
-            if timeout_s - _BUSY_S < left_s <= timeout_s:
-                self.deadline = min(self.deadline, self.loop.now + _LAST_REQUEST_S)
-                self.loop.clock.schedule(self)
-                return
+        if self.loop.now - self.since < _BUSY_S:
+            self.deadline = min(self.deadline, self.loop.now + _LAST_REQUEST_S)
+            self.loop.clock.schedule(self)
+            return
         self.close()
 
     def _discard_spool(self) -> None:

@@ -58,7 +58,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rawsgi.logs import log
-from rawsgi.net.connection import QUEUED, READ, RUNNING
+from rawsgi.net.connection import QUEUED, READ, RUNNING, WAITING
 from rawsgi.net.exchange import Exchange
 from rawsgi.net.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
 from rawsgi.net.overtime import Overtime, RequestTimeout, absorb_interruption, describe
@@ -245,7 +245,8 @@ class Crew:
         if len(self._queue) >= self._queue_limit:
             connection.refuse_queued(exchange, 503, "all threads are busy and the queue is full")
             return
-        connection.arm(READ)  # to learn when the client leaves; first, because it may fail
+        connection.state = WAITING  # it is nobody's, should the next step fail
+        connection.arm(READ)  # to learn when the client leaves
         connection.state = QUEUED
         self.overtime.watch(exchange)
         self._queue.append(exchange)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import unquote_to_bytes
 
 from rawsgi.protocol.message import Request
@@ -17,17 +17,38 @@ from rawsgi.wsgi.file_wrapper import FileWrapper
 Environ = dict[str, Any]
 
 
-class NoErrors:
-    """wsgi.errors of a process that was started without a standard error: it takes anything."""
+class ErrorStream:
+    """wsgi.errors (PEP 3333, "Input and Error Streams"): the process's standard error.
 
-    def write(self, text: str) -> None:
-        """Forget `text`."""
+    Nobody reads it, its disk is full, or there was none from the start: what an application
+    writes is lost then, and its request goes on.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                return self._stream.write(text)
+            except (OSError, ValueError):  # ValueError: it is closed
+                pass
+        return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Forget `lines`."""
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
-        """Nothing was kept."""
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    def __getattr__(self, name: str) -> Any:
+        """What else a stream has, such as `isatty` and `encoding`."""
+        return getattr(self._stream, name)
 
 
 def make_base(
@@ -47,7 +68,7 @@ def make_base(
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scheme,
-        "wsgi.errors": sys.stderr if sys.stderr is not None else NoErrors(),
+        "wsgi.errors": ErrorStream(sys.stderr),
         "wsgi.multithread": multithread,
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,

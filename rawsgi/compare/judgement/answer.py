@@ -95,6 +95,9 @@ def _see(response: Response, port: int, part: str) -> SeenResponse:
     for name, value in fields:
         if name in UNCOUNTED_FIELDS or (name == "content-length" and response.framing != "none"):
             continue
+        if name == "allow":
+            # A set of methods (RFC 9110 section 10.2.1): many frameworks give it in any order.
+            value = ", ".join(sorted(method.strip() for method in value.split(",")))
         counted.append((name, "(date)" if name == "date" else port_pattern.sub("PORT", value)))
     return SeenResponse(
         status=response.status,

@@ -56,6 +56,8 @@ class Server:
         environment = dict(os.environ)
         paths = [os.path.abspath(self._app_dir), str(_ROOT), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        # What an application takes out of a set must come in the same order everywhere.
+        environment.setdefault("PYTHONHASHSEED", "0")
         app = self._app
         if not self.kind.any_spec and not _PLAIN_SPEC.fullmatch(app):
             environment["RAWSGI_COMPARE_APP"] = app
