@@ -2,20 +2,20 @@
 
 The path of a request, in the order of the folders:
 
-    net/listener, net/acceptor   a client connects
-    net/loop, net/connection     its bytes arrive
-    protocol/head, framing       they become a Request, or are refused
-    net/crew, net/exchange       a thread runs it: this one, unless it takes too long
-    wsgi/environ, wsgi/gateway   the application is called, PEP 3333
-    protocol/response, http1     what it answered becomes bytes
-    net/buffers, net/loop        what the client does not take at once leaves later
+    net/listening      a client connects
+    net/loop, client   its bytes arrive
+    protocol/head      they become a Request, or are refused; framing says where they end
+    net/crew           a thread runs it: this one, unless it takes too long
+    wsgi               the application is called, PEP 3333: environ, gateway
+    protocol/response  what it answered becomes bytes
+    net/client, loop   what the client does not take at once leaves later
 
 `process/worker` joins these parts; `cli` and `config` stand in front.
 """
 
 from rawsgi.config import Settings, SettingsError
-from rawsgi.net.listener import ListenerError
-from rawsgi.net.overtime import RequestTimeout
+from rawsgi.net.crew.overtime import RequestTimeout
+from rawsgi.net.listening.listener import ListenerError
 from rawsgi.serving import serve
 from rawsgi.version import VERSION as __version__
 

@@ -31,7 +31,7 @@ from rawsgi.config import (
     quote,
 )
 from rawsgi.logs import configure_logging, wants_colour
-from rawsgi.net.listener import Listener, ListenerError, open_listeners, parse_bind
+from rawsgi.net.listening.listener import Listener, ListenerError, open_listeners, parse_bind
 from rawsgi.process import worker
 from rawsgi.settings.newcomers import explain_flag, explain_word
 from rawsgi.settings.sources import Resolved, resolve_settings, show_settings

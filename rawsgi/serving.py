@@ -12,7 +12,7 @@ from typing import Any
 
 from rawsgi.cli import serve_settings
 from rawsgi.config import OPTIONS, SettingsError, suggest
-from rawsgi.net.listener import parse_bind
+from rawsgi.net.listening.listener import parse_bind
 from rawsgi.settings.sources import resolve_settings
 from rawsgi.wsgi.gateway import Application
 

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from rawsgi.net.connection import READ, WRITE
+from rawsgi.net.client.connection import READ, WRITE
 from tests.interleaving import Runner, Schedule, ScheduledThread
 
 HANG_UP = 16

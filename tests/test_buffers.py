@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import pytest
 
-from rawsgi.net import buffers
-from rawsgi.net.buffers import (
+from rawsgi.net.client import buffers
+from rawsgi.net.client.buffers import (
     HIGH_WATERMARK_BYTES,
     LOW_WATERMARK_BYTES,
     FilePart,

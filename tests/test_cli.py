@@ -20,7 +20,7 @@ import pytest
 from rawsgi import cli
 from rawsgi.config import OPTIONS, Settings
 from rawsgi.logs import log
-from rawsgi.net.listener import Listener
+from rawsgi.net.listening.listener import Listener
 from rawsgi.process import worker
 from rawsgi.settings.newcomers import FOREIGN_FAMILIES, FOREIGN_FLAGS
 from rawsgi.version import VERSION

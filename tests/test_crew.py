@@ -24,20 +24,20 @@ from typing import Any
 import pytest
 
 from rawsgi.config import Settings
-from rawsgi.net import crew as crew_module
-from rawsgi.net import exchange as exchange_module
 from rawsgi.net import loop as loop_module
-from rawsgi.net import member as member_module
-from rawsgi.net import overtime as overtime_module
-from rawsgi.net import parking as parking_module
+from rawsgi.net.client import exchange as exchange_module
+from rawsgi.net.client.connection import QUEUED, READ, RUNNING, WAITING
+from rawsgi.net.client.exchange import Exchange
 from rawsgi.net.clock import Clock
-from rawsgi.net.connection import QUEUED, READ, RUNNING, WAITING
-from rawsgi.net.crew import Crew
-from rawsgi.net.exchange import Exchange
+from rawsgi.net.crew import crew as crew_module
+from rawsgi.net.crew import member as member_module
+from rawsgi.net.crew import overtime as overtime_module
+from rawsgi.net.crew import parking as parking_module
+from rawsgi.net.crew.crew import Crew
+from rawsgi.net.crew.member import LEAD, TAKE_OVER
+from rawsgi.net.crew.overtime import RequestTimeout
+from rawsgi.net.crew.parking import Parking
 from rawsgi.net.loop import Loop
-from rawsgi.net.member import LEAD, TAKE_OVER
-from rawsgi.net.overtime import RequestTimeout
-from rawsgi.net.parking import Parking
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import Limits
 from rawsgi.protocol.response import HeadEncoder

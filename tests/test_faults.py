@@ -29,20 +29,10 @@ import pytest
 
 from rawsgi.config import Settings
 from rawsgi.logs import log
-from rawsgi.net import (
-    acceptor,
-    buffers,
-    connection,
-    crew,
-    exchange,
-    inbox,
-    listener,
-    loop,
-    member,
-    overtime,
-    parking,
-    upload,
-)
+from rawsgi.net import loop
+from rawsgi.net.client import buffers, connection, exchange, inbox, upload
+from rawsgi.net.crew import crew, member, overtime, parking
+from rawsgi.net.listening import acceptor, listener
 from rawsgi.process.worker import Worker
 from tests.conversation import choose_seed
 from tests.interleaving import Schedule, ScheduledLock, ScheduledQueue

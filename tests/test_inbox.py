@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rawsgi.net import inbox as inbox_module
-from rawsgi.net.inbox import Inbox
+from rawsgi.net.client import inbox as inbox_module
+from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected
 from tests.serving import wait_until
 

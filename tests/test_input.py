@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
-from rawsgi.net.inbox import Inbox
+from rawsgi.net.client.buffers import HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
+from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError
 from rawsgi.wsgi.input import ContentCut, StreamedInput
 from tests.serving import wait_until

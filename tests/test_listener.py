@@ -1,4 +1,4 @@
-"""rawsgi/net/listener.py: sockets from what a person wrote, or one line that says why not."""
+"""The listener: sockets from what a person wrote, or one line that says why not."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rawsgi.net import listener as listener_module
-from rawsgi.net import neighbour
-from rawsgi.net.listener import (
+from rawsgi.net.listening import listener as listener_module
+from rawsgi.net.listening import neighbour
+from rawsgi.net.listening.listener import (
     UNIX_PATH_BYTES,
     Bind,
     Listener,

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 from rawsgi.config import Settings
 from rawsgi.logs import AccessLog, escape, log
+from rawsgi.net.client.connection import READ, WRITE, Connection
+from rawsgi.net.client.exchange import Exchange
 from rawsgi.net.clock import Clock
-from rawsgi.net.connection import READ, WRITE, Connection
-from rawsgi.net.crew import Crew
-from rawsgi.net.exchange import Exchange
+from rawsgi.net.crew.crew import Crew
 from rawsgi.net.tap import Observer
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.message import ProtocolError

@@ -21,8 +21,8 @@ from rawsgi.protocol.message import ProtocolError, Request
 from rawsgi.protocol.response import Fields
 
 if TYPE_CHECKING:
-    from rawsgi.net.connection import Connection
-    from rawsgi.net.exchange import Exchange
+    from rawsgi.net.client.connection import Connection
+    from rawsgi.net.client.exchange import Exchange
 
 _FILE_BYTES = 1 << 17
 

@@ -31,10 +31,10 @@ from typing import Any
 
 from rawsgi.config import Settings, SettingsError
 from rawsgi.logs import AccessLog, escape, log
-from rawsgi.net.acceptor import Acceptor, Room
-from rawsgi.net.connection import FLUSHING, Connection
-from rawsgi.net.crew import Crew
-from rawsgi.net.listener import Listener
+from rawsgi.net.client.connection import FLUSHING, Connection
+from rawsgi.net.crew.crew import Crew
+from rawsgi.net.listening.acceptor import Acceptor, Room
+from rawsgi.net.listening.listener import Listener
 from rawsgi.net.loop import Loop
 from rawsgi.net.tap import Observer
 from rawsgi.process.descriptors import raise_descriptor_limit

@@ -21,7 +21,7 @@ _BUFFER_BYTES = 1 << 16
 
 
 class Source(Protocol):
-    """Where the content comes from: `rawsgi.net.inbox.Inbox`."""
+    """Where the content comes from: `rawsgi.net.client.inbox.Inbox`."""
 
     error: ProtocolError | ClientDisconnected | None
     """Why no more of the content will come."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rawsgi.net.buffers import LOW_WATERMARK_BYTES
-from rawsgi.net.inbox import Inbox
+from rawsgi.net.client.buffers import LOW_WATERMARK_BYTES
+from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.http1 import COMPLETE
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError
 from rawsgi.protocol.response import CONTINUE
 
 if TYPE_CHECKING:
-    from rawsgi.net.connection import Connection
-    from rawsgi.net.exchange import Exchange
+    from rawsgi.net.client.connection import Connection
+    from rawsgi.net.client.exchange import Exchange
 
 _READ = 1
 _RECEIVE_BYTES = 1 << 16

@@ -14,11 +14,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
-from rawsgi.net.connection import READ, WAITING, Connection
+from rawsgi.net.client.connection import READ, WAITING, Connection
 from rawsgi.protocol.http1 import HEAD
 
 if TYPE_CHECKING:
-    from rawsgi.net.listener import Listener
+    from rawsgi.net.listening.listener import Listener
     from rawsgi.net.loop import Loop
 
 _ACCEPTS_IN_A_ROW = 64

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rawsgi.net.neighbour import find_tcp_owner, find_unix_owner
+from rawsgi.net.listening.neighbour import find_tcp_owner, find_unix_owner
 
 # sun_path of unix(7) with its final NUL; the BSDs have less.
 UNIX_PATH_BYTES = 107 if sys.platform == "linux" else 103

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from rawsgi.net.exchange import Exchange
-from rawsgi.net.member import TAKE_OVER
+from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.crew.member import TAKE_OVER
 
 if TYPE_CHECKING:
-    from rawsgi.net.crew import Crew
+    from rawsgi.net.crew.crew import Crew
     from rawsgi.net.loop import Loop
 
 # So long nobody has ended, and one who returns is let in above the limit: what it holds (a lock,

@@ -12,13 +12,13 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
-from rawsgi.net.inbox import Inbox
+from rawsgi.net.client.buffers import HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
+from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, Request
 from rawsgi.protocol.response import Fields
 
 if TYPE_CHECKING:
-    from rawsgi.net.connection import Connection
+    from rawsgi.net.client.connection import Connection
 
 # Blocks gathered while the application computes the next one leave at this size at the latest.
 _GATHER_BYTES = 1 << 16

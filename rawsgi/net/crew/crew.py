@@ -58,11 +58,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rawsgi.logs import log
-from rawsgi.net.connection import QUEUED, READ, RUNNING, WAITING
-from rawsgi.net.exchange import Exchange
-from rawsgi.net.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
-from rawsgi.net.overtime import Overtime, RequestTimeout, absorb_interruption, describe
-from rawsgi.net.parking import Parking
+from rawsgi.net.client.connection import QUEUED, READ, RUNNING, WAITING
+from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.crew.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
+from rawsgi.net.crew.overtime import Overtime, RequestTimeout, absorb_interruption, describe
+from rawsgi.net.crew.parking import Parking
 
 if TYPE_CHECKING:
     from rawsgi.net.loop import Loop

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from rawsgi.logs import escape, log
 
 if TYPE_CHECKING:
-    from rawsgi.net.crew import Crew
-    from rawsgi.net.exchange import Exchange
+    from rawsgi.net.client.exchange import Exchange
+    from rawsgi.net.crew.crew import Crew
+    from rawsgi.net.crew.member import Member
     from rawsgi.net.loop import Loop
-    from rawsgi.net.member import Member
 
 # The module that calls the application, as the frames of its functions name it.
 _GATEWAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "wsgi", "gateway.py")

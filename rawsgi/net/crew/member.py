@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from rawsgi.net.exchange import Exchange
+    from rawsgi.net.client.exchange import Exchange
 
 
 class Order:

@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from rawsgi.net.buffers import HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
+from rawsgi.net.client.buffers import HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError
 
 # So long a thread waits for content before it says so: the next packet may be on its way.

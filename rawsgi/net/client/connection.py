@@ -19,15 +19,15 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rawsgi.logs import escape, log
-from rawsgi.net.buffers import Outbox, Spool
-from rawsgi.net.exchange import Exchange
-from rawsgi.net.upload import Upload
+from rawsgi.net.client.buffers import Outbox, Spool
+from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.client.upload import Upload
 from rawsgi.protocol.http1 import COMPLETE, HEAD, HTTP1
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request
 from rawsgi.protocol.response import CONTINUE
 
 if TYPE_CHECKING:
-    from rawsgi.net.acceptor import Acceptor
+    from rawsgi.net.listening.acceptor import Acceptor
     from rawsgi.net.loop import Loop
 
 WAITING, QUEUED, RUNNING, FLUSHING, LINGERING, CLOSED = range(6)
