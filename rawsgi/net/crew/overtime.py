@@ -8,10 +8,10 @@ whoever is interrupted is lost, whoever is lost runs nothing more, and nobody is
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import escape, log
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rawsgi.net.loop import Loop
 
 # The module that calls the application, as the frames of its functions name it.
-_GATEWAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "wsgi", "gateway.py")
+_GATEWAY = str(Path(__file__).parents[2] / "wsgi" / "gateway.py")
 # A second look at what the old leader gathers, in case that it had just begun to.
 _LOOK_SOON_S = 0.005
 
