@@ -151,7 +151,7 @@ BROKEN: dict[str, tuple[bytes, int, str, int]] = {
     "an underscore": (b"1_0\r\n", 400, "begin with its size", 0),
     "space before": (b" 5\r\n", 400, "begin with its size", 0),
     "space after": (b"5 \r\n", 400, "begin with its size", 0),
-    "17 digits": (b"00000000000000005\r\n", 400, "begin with its size", 0),
+    "17 digits": (b"10000000000000005\r\n", 413, "longer than 1073741824", 0),
     "an extension without name": (b"5;\r\n", 400, "begin with its size", 0),
     "a quote that does not end": (b'5;a="b\r\n', 400, "begin with its size", 0),
     "a carriage return after the size": (b"5\r\r\n", 400, "begin with its size", 0),

@@ -12,6 +12,8 @@ from rawsgi.protocol.message import CHUNKED, Limits, ProtocolError
 
 # Anything above this many significant digits is past every limit; int() never sees more.
 _LENGTH_DIGITS = 18
+# A chunk-size of more digits has zeros in front, or is past every limit.
+_SIZE_DIGITS = 16
 _CRLF = b"\r\n"
 _LENGTH = "Content-Length"
 _CODING = "Transfer-Encoding"
@@ -294,18 +296,19 @@ class ChunkedDecoder:
     def _begin_chunk(self, digits: bytes, extensions: bytes) -> None:
         size = self._remaining = int(digits, 16)
         self._total += size
-        if extensions:
-            self._check_extensions(len(digits) + len(extensions), len(extensions))
+        if extensions or len(digits) > _SIZE_DIGITS:
+            self._check_extensions(len(digits), len(extensions))
         if self._total > self._limits.content_bytes:
             raise _content_too_large(self._limits)
         self._state = _DATA if size else _TRAILER
 
-    def _check_extensions(self, line_bytes: int, extension_bytes: int) -> None:
-        """RFC 9112 section 7.1.1: what carries nothing must not cost without limit."""
+    def _check_extensions(self, digits: int, extension_bytes: int) -> None:
+        """RFC 9112 section 7.1.1: what carries nothing must not cost without limit. Zeros in
+        front of a size are no better than extensions."""
         limits = self._limits
-        if line_bytes > limits.chunk_line_bytes:
+        if digits + extension_bytes > limits.chunk_line_bytes:
             raise self._chunk_line_too_long()
-        self._extension_bytes += extension_bytes
+        self._extension_bytes += extension_bytes + max(digits - _SIZE_DIGITS, 0)
         if self._extension_bytes > limits.head_bytes + self._total:
             raise ProtocolError(
                 400, "there are more chunk extensions than content", "RFC 9112 section 7.1.1"

@@ -60,14 +60,14 @@ host = re.compile(rf"(?:(\[(?:{_IPV6_ADDRESS}|{_IP_FUTURE})\]|{_REG_NAME})(?::([
 # RFC 9112 section 3.2.2:  absolute-form, of the two schemes that an origin server serves.
 absolute_form = re.compile(r"(?i:https?)://([^/?]*)(.*)", re.DOTALL)
 
-# RFC 9112 section 7.1:  chunk-size = 1*HEXDIG. Sixteen digits already exceed any limit.
+# RFC 9112 section 7.1:  chunk-size = 1*HEXDIG. Its value has a limit, and so has the line.
 # RFC 9112 section 7.1.1:  chunk-ext = *( BWS ";" BWS chunk-ext-name
 #                                        [ BWS "=" BWS chunk-ext-val ] )
 _QUOTED_STRING = r'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
 _CHUNK_EXT = (
     rf"(?:[ \t]*+;[ \t]*+[{TCHAR}]++(?:[ \t]*+=[ \t]*+(?:[{TCHAR}]++|{_QUOTED_STRING}))?+)*+"
 )
-chunk_line = re.compile(rf"([0-9A-Fa-f]{{1,16}})({_CHUNK_EXT})".encode("latin-1"))
+chunk_line = re.compile(rf"([0-9A-Fa-f]++)({_CHUNK_EXT})".encode("latin-1"))
 
 # RFC 9112 section 4:  status-line, the part that the application gives as one string. The class
 # of the code is checked by number. PEP 3333 wants a reason; a bare code is met in practice.
