@@ -447,3 +447,13 @@ def test_everybody_gets_everything_at_their_own_pace() -> None:
                 received[connection] += len(connection.recv(paces[connection]))
         # The heads come on top.
         assert all(8388608 < count < 8388608 + 500 for count in received.values())
+
+
+def test_a_slow_request_behind_a_response_that_took_long_to_send() -> None:
+    """The socket is watched for the first response, and must not be for the second one."""
+    with serve(WAITING, "--threads", "4", *PATIENT) as server, server.connect() as connection:
+        connection.sendall(get("/bytes/8000000") + get("/sleep/0.3"))
+        with Reader(connection) as reader:
+            assert len(reader.read_response().content) == 8_000_000
+            assert reader.read_response().status == 200
+        assert "Traceback" not in server.stderr()

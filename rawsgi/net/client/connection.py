@@ -384,6 +384,7 @@ class Connection:
         self.since = loop.now
         self.deadline = loop.now + loop.settings.keep_alive_timeout_s
         if self.protocol.buffer:
+            self.arm(0)  # nothing is to be sent until the next request has its response
             self.resuming = True
             loop.resumed.append(self)
         else:
