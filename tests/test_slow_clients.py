@@ -457,3 +457,13 @@ def test_a_slow_request_behind_a_response_that_took_long_to_send() -> None:
             assert len(reader.read_response().content) == 8_000_000
             assert reader.read_response().status == 200
         assert "Traceback" not in server.stderr()
+
+
+def test_a_large_block_leaves_while_its_generator_goes_on() -> None:
+    """PEP 3333, "Buffering and Streaming": no block is delayed."""
+    with serve(WAITING, *PATIENT) as server, server.connect() as connection:
+        connection.sendall(get("/linger/5"))
+        began = time.monotonic()
+        with Reader(connection) as reader:
+            assert len(reader.read_response().content) == 8_000_000
+        assert time.monotonic() - began < 4

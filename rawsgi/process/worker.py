@@ -121,7 +121,8 @@ class Worker:
         return run
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
-        """Serve until a signal ends it; return the exit status. The main thread only."""
+        """Serve until a signal ends it; return the exit status. In another thread than the main
+        one no signal is heard."""
         previous = self._catch_signals()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no need to look at it again

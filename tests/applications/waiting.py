@@ -62,6 +62,13 @@ def show(environ: dict[str, Any], start_response: Callable[..., Any], rest: str)
     )
 
 
+def linger(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> Any:
+    """/linger/SECONDS: the whole response is one large block, and its generator goes on."""
+    start_response("200 OK", [("Content-Length", "8000000")])
+    yield bytes(8_000_000)
+    time.sleep(float(rest))
+
+
 def sleep(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> list[bytes]:
     time.sleep(float(rest))
     return answer(start_response, "slept")
@@ -160,6 +167,7 @@ def count_most(
 
 ANSWERS: dict[str, Callable[..., Iterable[bytes]]] = {
     "": show,
+    "linger": linger,
     "sleep": sleep,
     "spin": spin,
     "block": block,

@@ -314,7 +314,7 @@ class Connection:
                 if protocol.buffer:
                     self.resuming = True
                     loop.resumed.append(self)
-                elif self.mask != READ or not 0.0 < (self.scheduled or 0.0) <= self.deadline:
+                elif self.mask != READ or self.scheduled is None or self.scheduled > self.deadline:
                     self.arm(READ)
             else:
                 self._end_connection()

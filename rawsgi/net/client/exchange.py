@@ -161,6 +161,17 @@ class Exchange:
             if content:
                 outbox.put(content)
             self._flush(outbox)
+            if outbox:
+                self._leave_to_loop(outbox)
+
+    def _leave_to_loop(self, outbox: Outbox) -> None:
+        """With the outbox's lock: the application may go on for long after its last block, so
+        whoever takes the loop over sends the rest meanwhile."""
+        if self.gathers:
+            outbox.gathering = True
+        elif not outbox.watched:
+            outbox.watched = True
+            self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
 
     def send_data(self, block: bytes) -> None:
         """Send a block, or see to it that it is sent while the application goes on.

@@ -312,9 +312,11 @@ class Crew:
 
     def drop_queued(self, exchange: Exchange) -> bool:
         """The leader: take a request out of the queue; False: a thread has just taken it."""
-        if exchange in self.loop.complete:
+        try:
             self.loop.complete.remove(exchange)
             return True
+        except ValueError:
+            pass
         while True:
             try:
                 self._queue.remove(exchange)
