@@ -462,8 +462,21 @@ def test_a_slow_request_behind_a_response_that_took_long_to_send() -> None:
 def test_a_large_block_leaves_while_its_generator_goes_on() -> None:
     """PEP 3333, "Buffering and Streaming": no block is delayed."""
     with serve(WAITING, *PATIENT) as server, server.connect() as connection:
-        connection.sendall(get("/linger/5"))
+        connection.sendall(get("/linger/2"))
         began = time.monotonic()
         with Reader(connection) as reader:
             assert len(reader.read_response().content) == 8_000_000
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_large_chunks_end_before_their_generator_is_closed(threads: str) -> None:
+    """The last chunk does not wait for `close`, whoever sends what the socket did not take."""
+    with serve(WAITING, "--threads", threads, *PATIENT) as server, server.connect() as connection:
+        connection.sendall(get("/close/2"))
+        began = time.monotonic()
+        with Reader(connection) as reader:
+            response = reader.read_response()
+        assert time.monotonic() - began < 1.5
+        assert [set(chunk) for chunk in response.chunks] == [{number} for number in range(8)]
+        assert len(response.content) == 8_000_000

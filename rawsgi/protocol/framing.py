@@ -323,9 +323,10 @@ class ChunkedDecoder:
         )
 
 
-def encode_chunk(block: bytes) -> bytes:
-    """Return `block`, which is not empty, as one chunk (RFC 9112 section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(block), block)
-
-
+# Chunks of a response (RFC 9112 section 7.1).
+CHUNK = b"%x\r\n%b\r\n"
+"""To be formatted with the length of a block, which is not 0, and the block."""
+CHUNK_START = b"%x\r\n"
+"""To be formatted with the length, where the block stands beside it."""
+CHUNK_END = b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

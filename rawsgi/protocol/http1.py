@@ -14,7 +14,14 @@ A second protocol is a second class with these methods.
 
 from __future__ import annotations
 
-from rawsgi.protocol.framing import LAST_CHUNK, ChunkedDecoder, LengthDecoder, encode_chunk
+from rawsgi.protocol.framing import (
+    CHUNK,
+    CHUNK_END,
+    CHUNK_START,
+    LAST_CHUNK,
+    ChunkedDecoder,
+    LengthDecoder,
+)
 from rawsgi.protocol.head import HeadParser, HeadReader
 from rawsgi.protocol.message import CHUNKED, ProtocolError, Request
 from rawsgi.protocol.response import Fields, HeadEncoder
@@ -278,8 +285,16 @@ class HTTP1:
             self._remaining -= len(block)
         self.sent_bytes += len(block)
         if framing == BY_CHUNKS and block:
-            return encode_chunk(block)
+            return CHUNK % (len(block), block)
         return block
+
+    def frame_data(self, block: bytes) -> tuple[bytes, ...]:
+        """Like `send_data`, for a large block: what frames it stands beside it, uncopied."""
+        if self._framing != BY_CHUNKS or not block:
+            data = self.send_data(block)
+            return (data,) if data else ()
+        self.sent_bytes += len(block)
+        return CHUNK_START % len(block), block, CHUNK_END
 
     def claim_data(self, count: int) -> int:
         """After `send_head`: `count` bytes are to go out unframed by another way (sendfile).

@@ -9,6 +9,8 @@
 /bytes/COUNT         answers with so many bytes, as one block
 /blocks/COUNT        answers with blocks of 16 KiB, COUNT bytes in all, and never ends early
 /file/COUNT          answers with a file of that size
+/linger/SECONDS      one large block of known length, whose generator goes on for so long
+/close/SECONDS       large blocks of unknown length, whose `close` takes so long
 /ticks/SECONDS       a block every so many seconds, for ever
 /closed              how many iterables of /blocks and /ticks were closed
 /most                how many requests ran at the same time at most, and in which threads
@@ -111,14 +113,16 @@ def send_bytes(
 class Blocks:
     """An iterable that counts its `close`."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
+    def __init__(self, blocks: Iterator[bytes], seconds: float = 0.0) -> None:
         self._blocks = blocks
+        self._seconds = seconds
 
     def __iter__(self) -> Iterator[bytes]:
         return self._blocks
 
     def close(self) -> None:
         global _closed
+        time.sleep(self._seconds)
         with _lock:
             _closed += 1
 
@@ -129,6 +133,13 @@ def send_blocks(
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", rest)])
     block = bytes(BLOCK_BYTES)
     return Blocks(block for _ in range(int(rest) // BLOCK_BYTES))
+
+
+def close_slowly(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return Blocks((bytes([number]) * 1_000_000 for number in range(8)), float(rest))
 
 
 def send_file(
@@ -168,6 +179,7 @@ def count_most(
 ANSWERS: dict[str, Callable[..., Iterable[bytes]]] = {
     "": show,
     "linger": linger,
+    "close": close_slowly,
     "sleep": sleep,
     "spin": spin,
     "block": block,

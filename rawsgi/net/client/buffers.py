@@ -24,6 +24,8 @@ HIGH_WATERMARK_BYTES = 1 << 17
 """An application that runs ahead of its client by more than this waits."""
 LOW_WATERMARK_BYTES = 1 << 15
 """It goes on when no more than this is left."""
+GATHER_BYTES = 1 << 16
+"""Blocks gathered while the application computes the next one leave at this size at the latest."""
 
 # sendfile(2): "applications may wish to fall back", for file systems that do not have it.
 _NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -119,11 +121,11 @@ class Outbox:
     Exists only for connections whose socket was full, or whose blocks are being gathered.
     """
 
-    __slots__ = ("_parts", "_room", "bytes_waiting", "gathering", "lock", "sent_bytes", "throttled",
-                 "watched")  # fmt: skip
+    __slots__ = ("_parts", "_room", "bytes_waiting", "gather_bytes", "gathering", "lock",
+                 "sent_bytes", "throttled", "watched")  # fmt: skip
 
     def __init__(self) -> None:
-        self._parts: deque[memoryview | FilePart] = deque()
+        self._parts: deque[bytes | memoryview | FilePart] = deque()
         self.lock = threading.Lock()
         self._room = threading.Condition(self.lock)
         self.bytes_waiting = 0
@@ -131,6 +133,9 @@ class Outbox:
         self.watched = False
         """The loop was asked to flush, and does so until the box is empty."""
         self.gathering = False
+        """Only the thread that runs the request flushes, and whoever takes the loop over."""
+        self.gather_bytes = GATHER_BYTES
+        """So much may wait before it tries to send again."""
         self.throttled = False
         """The thread waits until the client has caught up, and is readmitted."""
 
@@ -138,8 +143,8 @@ class Outbox:
         return bool(self._parts)
 
     def put(self, data: bytes | memoryview) -> None:
-        """With the lock: append bytes."""
-        self._parts.append(memoryview(data))
+        """With the lock: append bytes, which are not empty."""
+        self._parts.append(data)
         self.bytes_waiting += len(data)
 
     def put_file(self, part: FilePart) -> None:
@@ -166,15 +171,14 @@ class Outbox:
                 elif len(parts) > 1 and len(part) < _SEND_BYTES:
                     self._send_several(sock)
                 else:
-                    sent = sock.send(part[:_SEND_BYTES])
-                    self._take(sent)
+                    self._take(sock.send(memoryview(part)[:_SEND_BYTES]))
         except (BlockingIOError, InterruptedError):
             return False
         return True
 
     def _send_several(self, sock: socket.socket) -> None:
         """Small blocks leave in one call."""
-        buffers: list[memoryview] = []
+        buffers: list[bytes | memoryview] = []
         size = 0
         for part in self._parts:
             if isinstance(part, FilePart) or size >= _SEND_BYTES or len(buffers) == 64:
@@ -189,9 +193,9 @@ class Outbox:
         parts = self._parts
         while sent:
             part = parts[0]
-            assert isinstance(part, memoryview)
+            assert not isinstance(part, FilePart)
             if sent < len(part):
-                parts[0] = part[sent:]
+                parts[0] = memoryview(part)[sent:]
                 return
             sent -= len(part)
             parts.popleft()

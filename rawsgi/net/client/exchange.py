@@ -12,7 +12,7 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rawsgi.net.client.buffers import HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
+from rawsgi.net.client.buffers import GATHER_BYTES, HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
 from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, Request
 from rawsgi.protocol.response import Fields
@@ -20,8 +20,6 @@ from rawsgi.protocol.response import Fields
 if TYPE_CHECKING:
     from rawsgi.net.client.connection import Connection
 
-# Blocks gathered while the application computes the next one leave at this size at the latest.
-_GATHER_BYTES = 1 << 16
 # Content above this is not joined to its head: a second buffer costs less than a copy.
 _JOIN_BYTES = 1 << 15
 
@@ -115,10 +113,10 @@ class Exchange:
         protocol = connection.protocol
         if len(content) > _JOIN_BYTES:
             head = protocol.send_head(status, fields, len(content))
-            data = protocol.send_data(content)
+            parts = protocol.frame_data(content)
             protocol.send_end()
             self.head_sent = True
-            self._send_large(head, data)
+            self._send_large(head, *parts)
             return
         data = protocol.send_head(status, fields, None, content)
         self.head_sent = True
@@ -135,31 +133,31 @@ class Exchange:
         protocol = connection.protocol
         if len(block) > _JOIN_BYTES:
             head = protocol.send_head(status, fields, length)
-            data = protocol.send_data(block)
+            parts = protocol.frame_data(block)
             self.head_sent = True
             if protocol.wants_content:
-                self._send(head, True)
-                self._send(data, True)
+                self._put(head, *parts)
                 return True
-            self._send_large(head, data)
+            self._send_large(head, *parts)
             return False
         data = protocol.send_head(status, fields, length, block, ends=False)
         self.head_sent = True
         more = protocol.wants_content
-        if more or not self.gathers:
-            self._send(data, more and self.gathers)
+        if not self.gathers:
+            self._send(data)
+        elif more:
+            self._put(data)
         else:
             connection.unsent.append(data)
         return more
 
-    def _send_large(self, head: bytes, content: bytes) -> None:
+    def _send_large(self, *parts: bytes) -> None:
         """Send a whole response. Head and content leave side by side: nothing is copied."""
         connection = self.connection
         outbox = connection.outbox = Outbox()
         with outbox.lock:
-            outbox.put(head)
-            if content:
-                outbox.put(content)
+            for part in parts:
+                outbox.put(part)
             self._flush(outbox)
             if outbox:
                 self._leave_to_loop(outbox)
@@ -178,9 +176,15 @@ class Exchange:
 
         Waits when the client is too far behind. Raises `ClientDisconnected`.
         """
-        data = self.connection.protocol.send_data(block)
-        if data:
-            self._send(data, self.gathers)
+        connection = self.connection
+        if len(block) > _JOIN_BYTES:
+            if parts := connection.protocol.frame_data(block):
+                self._put(*parts)
+        elif data := connection.protocol.send_data(block):
+            if self.gathers or connection.outbox is not None:
+                self._put(data)
+            else:
+                self._send(data)
 
     def send_end(self) -> None:
         """End the response. Raises `ClientDisconnected`."""
@@ -189,13 +193,16 @@ class Exchange:
         outbox = connection.outbox
         if outbox is not None:
             with outbox.lock:
+                ends_here = not outbox or outbox.gathering
+                outbox.gathering = False
                 if data:
                     outbox.put(data)
-                if outbox.gathering:
-                    outbox.gathering = False
+                if ends_here:
                     self._flush(outbox)
+                    if outbox:
+                        self._leave_to_loop(outbox)
         elif data:
-            self._send(data, False)
+            self._send(data)
 
     def send_file(
         self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
@@ -246,41 +253,40 @@ class Exchange:
             raise ClientDisconnected from None  # the loop has answered with a 504
         self.claim = None
 
-    def _send(self, data: bytes, gather: bool) -> None:
+    def _send(self, data: bytes) -> None:
+        """Nothing waits: send at once what the socket takes."""
         connection = self.connection
-        if connection.outbox is None:
-            if gather:
-                connection.outbox = Outbox()
-                connection.outbox.gathering = True
-            else:
-                try:
-                    sent = connection.socket.send(data)
-                except (BlockingIOError, InterruptedError):
-                    sent = 0
-                except OSError:
-                    connection.broken = True
-                    raise ClientDisconnected from None
-                if sent == len(data):
-                    return
-                connection.outbox = Outbox()
-                data = data[sent:]
-        self._put(data)
+        try:
+            sent = connection.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            connection.broken = True
+            raise ClientDisconnected from None
+        if sent != len(data):
+            connection.outbox = Outbox()
+            self._put(data[sent:])
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes, *further: bytes) -> None:
         """Append to the outbox and have the loop flush it; wait if it is too full."""
         connection = self.connection
         outbox = connection.outbox
-        assert outbox is not None
+        if outbox is None:
+            outbox = connection.outbox = Outbox()
+            outbox.gathering = self.gathers
         with outbox.lock:
             if connection.broken:
                 raise ClientDisconnected
-            empty = not outbox or outbox.gathering
+            is_ours = not outbox or outbox.gathering
             outbox.put(data)
-            if outbox.gathering and self.gathers and outbox.bytes_waiting < _GATHER_BYTES:
+            for part in further:
+                outbox.put(part)
+            if outbox.gathering and self.gathers and outbox.bytes_waiting < outbox.gather_bytes:
                 return
-            if empty:
+            if is_ours:
                 outbox.gathering = self.gathers
                 self._flush(outbox)
+                outbox.gather_bytes = min(outbox.bytes_waiting + GATHER_BYTES, HIGH_WATERMARK_BYTES)
             if outbox and not outbox.watched:
                 outbox.watched = True
                 connection.loop.post(type(connection).watch_outbox, connection)
