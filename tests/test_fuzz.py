@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rawsgi.compare.exchanges import load_corpus
-from rawsgi.protocol.framing import LAST_CHUNK, encode_chunk
+from rawsgi.protocol.framing import CHUNK, LAST_CHUNK
 from rawsgi.protocol.head import HeadParser, HeadReader
 from rawsgi.protocol.http1 import COMPLETE, CONTENT, HEAD, HTTP1
 from rawsgi.protocol.message import RELAXATIONS, Limits, ProtocolError, Request
@@ -147,7 +147,7 @@ def serialise(message: Message) -> bytes:
         lines.append(f"{name}: {value}")
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     if length == -1:
-        return head + (encode_chunk(content) if content else b"") + LAST_CHUNK
+        return head + (CHUNK % (len(content), content) if content else b"") + LAST_CHUNK
     return head + content
 
 
@@ -378,7 +378,7 @@ class Mutator:
             fields.append(b"Transfer-Encoding: chunked\r\n")
             middle = len(content) // 2
             halves = [half for half in (content[:middle], content[middle:]) if half]
-            content = b"".join(map(encode_chunk, halves)) + LAST_CHUNK
+            content = b"".join(CHUNK % (len(half), half) for half in halves) + LAST_CHUNK
         else:
             content = b""
         generator.shuffle(fields)
