@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from rawsgi.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_MISUSED
-from rawsgi.net.crew.crew import EXIT_BROKEN
+from rawsgi.net.crew.ending import EXIT_BROKEN
 from rawsgi.process.worker import EXIT_REPLACE
 from tests.serving import ROOT, Reader, wait_until
 

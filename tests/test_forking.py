@@ -39,11 +39,30 @@ def app(environ, start_response):
             os._exit(0)
         FOLDER.joinpath("left").write_text(str(child))
         content = "left"
+    elif path.startswith("/back"):
+        with FOLDER.joinpath("calls").open("a") as calls:
+            calls.write("x")
+        if path == "/back/generator":
+            return go_on_twice(start_response)
+        child = os.fork()
+        content = f"the parent of {os.waitpid(child, 0)[1]}" if child else "the child"
     else:
         content = "served"
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [content.encode()]
 """
+
+GENERATOR = """
+def go_on_twice(start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"both\\n"
+    child = os.fork()
+    for _ in range(50):
+        yield b"parent" * 100 if child else b"child" * 100
+    if child:
+        yield b"of %d" % os.waitpid(child, 0)[1]
+"""
+
 GET = b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork here")
@@ -88,6 +107,30 @@ def test_a_child_holds_neither_the_client_nor_the_port(tmp_path: Path) -> None:
         if child is not None:
             os.kill(child, signal.SIGKILL)
             wait_until(lambda: not is_running(child))
+
+
+@pytest.mark.parametrize("options", [(), ("--threads", "1"), ("--request-timeout", "20")])
+@pytest.mark.parametrize("target", [b"/back/list", b"/back/generator"])
+def test_a_child_that_comes_back_ends(
+    target: bytes, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It answers nobody, and runs none of the requests that wait for the parent."""
+    (tmp_path / "forking.py").write_text(APPLICATION + GENERATOR)
+    with serve(str(tmp_path / "forking.py"), *options) as server:
+        for _ in range(3):
+            clients = [server.connect() for _ in range(4)]
+            for client in clients:
+                client.sendall(GET % target)
+            for client in clients:
+                with client:
+                    answer = b""
+                    while piece := client.recv(65536):
+                        answer += piece
+                assert answer.count(b"HTTP/1.1 200 OK") == 1
+                assert b"parent" in answer and b"of 0" in answer and b"child" not in answer
+        wait_until(lambda: server.stderr().count("came back from it: it ends") == 12)
+        assert (tmp_path / "calls").read_text() == "x" * 12
+        assert "Traceback" not in server.stderr()
 
 
 def is_running(process: int) -> bool:

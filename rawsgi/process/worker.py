@@ -144,6 +144,7 @@ class Worker:
         for listener in self._listeners:
             listener.socket.close()  # no more: the file of a Unix socket is the parent's
         self.loop.leave()
+        self.loop.crew.leave()
 
     # -- Signals: their numbers arrive in the loop ------------------------------------------------
 

@@ -49,7 +49,6 @@ the first one is free.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -60,6 +59,7 @@ from typing import TYPE_CHECKING
 from rawsgi.logs import log
 from rawsgi.net.client.connection import QUEUED, READ, RUNNING, WAITING
 from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.crew.ending import end_child, end_process
 from rawsgi.net.crew.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
 from rawsgi.net.crew.overtime import Overtime, RequestTimeout, absorb_interruption, describe
 from rawsgi.net.crew.parking import Parking
@@ -79,14 +79,6 @@ _IDLE_LOOKS = 20
 _CALM_LOOKS = 16
 # So many failures of the loop itself, each within a second of the last, and the process ends.
 _FAILURES_LIMIT = 10
-
-EXIT_BROKEN = 70
-"""Exit status of a process whose loop cannot go on (EX_SOFTWARE of sysexits.h)."""
-
-
-def end_process() -> None:
-    """The loop is broken, and perhaps the main thread is stuck: leave from any thread."""
-    os._exit(EXIT_BROKEN)
 
 
 class Crew:
@@ -112,6 +104,8 @@ class Crew:
         self.overtime = Overtime(loop, self)
         self.parking = Parking(loop, self)
         self._can_be_lost = bool(self.overtime.timeout_s)
+        """Something is to be settled when a request is over."""
+        self._is_child = False
         # Anybody's, atomic each.
         self._table: list[Member] = []
         """The token, while it is nobody's: as the member that put it down."""
@@ -203,6 +197,8 @@ class Crew:
 
     def _settle(self, me: Member) -> bool:
         """A request is over. False: this thread was lost, and has to end without another step."""
+        if self._is_child:
+            end_child()
         with me.lock:
             if me.lost:
                 return False
@@ -420,6 +416,10 @@ class Crew:
             member.inbox.put(STOP)
         if self.main.lost:
             self.main.inbox.put(STOP)
+
+    def leave(self) -> None:
+        """In a child that the application forked: its only thread ends it when it comes back."""
+        self._is_child = self._can_be_lost = True
 
     def _live(self, me: Member) -> None:
         me.ident = threading.get_ident()
