@@ -145,9 +145,13 @@ def test_shut_down_in_any_state(situation: str) -> None:
 
 
 def test_shut_down_after_the_head_went_out() -> None:
+    """The client was told that it may go on: its next request has an answer, the last one."""
     connection = reach("two requests")
     assert b"Connection" not in connection.send_head("200 OK", [], 0)
     connection.shutdown()
+    assert connection.finish()
+    assert connection.receive(b"") is not None
+    assert b"\r\nConnection: close\r\n" in connection.send_head("200 OK", [], 0)
     assert not connection.finish()
 
 

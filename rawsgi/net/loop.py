@@ -145,6 +145,10 @@ class Waker:
         self.sender.close()
 
 
+def do_nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Loop:
     """The sockets of one worker process."""
 
@@ -166,8 +170,12 @@ class Loop:
         self.crew: Crew
         self.streams_request = False
         """Content is handed over while it arrives."""
-        self.on_empty: Callable[[], None] = lambda: None
+        self.on_empty: Callable[[], None] = do_nothing
         """Called when the last connection has gone."""
+        self.on_release: Callable[[], None] = do_nothing
+        """Called when a connection has gone."""
+        self.idle_timeout_s = settings.keep_alive_timeout_s
+        """How long a connection may wait for its next request; less once the worker stops."""
         self.poller = make_poller(settings.poller)
         self.handlers: dict[int, Handler] = {}
         self.connections: set[Connection] = set()
@@ -321,6 +329,7 @@ class Loop:
     def release(self, connection: Connection) -> None:
         """A connection has closed."""
         self.connections.discard(connection)
+        self.on_release()
         if not self.connections:
             self.on_empty()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 _leavers: list[Callable[[], None]] = []
@@ -25,10 +27,29 @@ def left_by_children(leave: Callable[[], None]) -> Iterator[None]:
         _leavers.remove(leave)
 
 
+_thread = threading.local()
+
+
+def _hold_signals() -> None:
+    """Until the child has left: one that comes before would be written to the worker's
+    descriptor. The child begins with this thread's mask; signals to the worker take another."""
+    if _leavers:
+        _thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _release_signals() -> None:
+    mask = _thread.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _leave_all() -> None:
     for leave in _leavers:
         leave()
+    _release_signals()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all)
+    os.register_at_fork(
+        before=_hold_signals, after_in_parent=_release_signals, after_in_child=_leave_all
+    )

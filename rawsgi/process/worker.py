@@ -57,6 +57,8 @@ started anew (EX_TEMPFAIL of sysexits.h)."""
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 # An application, or whoever started us (nohup), may have other plans for these.
 _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# Who may keep its connection, as the last response said, has so long for one more request.
+_LAST_REQUEST_S = 0.5
 # Of the requests that are cut at the end, so many are named.
 _NAMED_LIMIT = 20
 
@@ -236,6 +238,7 @@ class Worker:
         first = f": {count} request(s) in flight are answered first" if count else ""
         log.info("stopping%s", first)
         loop.on_empty = self._finish
+        loop.idle_timeout_s = _LAST_REQUEST_S
         for connection in loop.connections:
             connection.protocol.shutdown()  # all of them first: a response may end just now
         for connection in list(loop.connections):

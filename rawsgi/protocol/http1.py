@@ -290,7 +290,7 @@ class HTTP1:
 
     def frame_data(self, block: bytes) -> tuple[bytes, ...]:
         """Like `send_data`, for a large block: what frames it stands beside it, uncopied."""
-        if self._framing != BY_CHUNKS or not block:
+        if self._framing != BY_CHUNKS:
             data = self.send_data(block)
             return (data,) if data else ()
         self.sent_bytes += len(block)
@@ -348,7 +348,7 @@ class HTTP1:
 
     def finish(self) -> bool:
         """After the response: make ready for the next request; False and CLOSED: close."""
-        if self._reuse and not self.shutting_down:
+        if self._reuse:  # the client was told so, also if the server is stopping since
             self._reuse = False  # until the next response says so
             self.state = HEAD
             self.request = None

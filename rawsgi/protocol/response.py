@@ -69,7 +69,7 @@ class HeadEncoder:
         if match is None:
             raise ResponseError(f"the status is not three digits, a space and a reason: {status!r}")
         code = int(match[1])
-        if not 200 <= code < 600:
+        if code < 200:
             raise ResponseError(f"an application cannot end a request with {status!r}")
         line = f"HTTP/1.1 {match[1]} {match[2] or ''}\r\n".encode("latin-1")
         if len(status) <= _CACHED_FIELD_CHARACTERS:
@@ -155,7 +155,8 @@ class HeadEncoder:
             )
         meaning = _MEANINGS.get(name.lower(), ORDINARY)
         if meaning == CONTENT_LENGTH:
-            if grammar.content_length.fullmatch(value) is None or len(value) > 18:
+            number = value.strip(" \t")
+            if grammar.content_length.fullmatch(number) is None or len(number) > 18:
                 raise ResponseError(f"Content-Length is not a number: {value!r}")
         entry = meaning, f"{name}: {value}\r\n".encode("latin-1")
         if len(name) + len(value) <= _CACHED_FIELD_CHARACTERS:

@@ -199,7 +199,6 @@ class Gateway:
         except TypeError:
             check_result(result)
             raise
-        begun = exchange.head_sent
         complete = False
         for block in blocks:
             if type(block) is not bytes:
@@ -207,11 +206,10 @@ class Gateway:
                 block = check_block(block)
             if not block:
                 continue
-            if not begun:
+            if not exchange.head_sent:  # asked each time: `write` may be called meanwhile
                 # PEP 3333, "Handling the Content-Length Header": one block is the whole.
                 length = len(block) if count_blocks(result) == 1 else None
                 complete = not start.begin_response(length, block)
-                begun = True
                 if complete and has_no_content(exchange.request.method, start.status):
                     break  # whatever follows would not be sent, and it may take its time
             elif exchange.wants_content:
@@ -220,7 +218,7 @@ class Gateway:
                 # The Content-Length is reached, and here is more: the exchange notes it.
                 exchange.send_data(block)
                 break
-        if not begun:
+        if not exchange.head_sent:
             check_result(result)
             length = None if exchange.request.method == "HEAD" else 0
             complete = not start.begin_response(length, b"")
@@ -314,7 +312,8 @@ def close_result(exchange: Exchange, result: Any) -> None:
         if close is not None:
             close()
     except BaseException as error:
-        log_failure(exchange, "close() of the response failed", error)
+        if not getattr(error, "is_logged", False):
+            log_failure(exchange, "close() of the response failed", error)
 
 
 def describe(exchange: Exchange) -> str:

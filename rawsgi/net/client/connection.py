@@ -39,8 +39,8 @@ RECEIVE_BYTES = 1 << 16
 _RECEIVE_CONTENT_BYTES = 1 << 17
 # How long one upload is read before other connections have their turn.
 _READING_S = 0.005
-# When the worker stops: a connection that was used so lately is waited for so long.
-_BUSY_S, _LAST_REQUEST_S = 1.0, 0.5
+# When the worker stops, a connection that was used so lately is waited for a little.
+_BUSY_S = 1.0
 
 
 class Connection:
@@ -49,12 +49,12 @@ class Connection:
     __slots__ = (
         "acceptor",
         "broken",
-        "content_started",
         "deadline",
         "exchange",
         "loop",
         "mask",
         "outbox",
+        "phase_since",
         "progress",
         "protocol",
         "remote",
@@ -94,7 +94,9 @@ class Connection:
         self.spool: Spool | None = None
         self.upload: Upload | None = None
         """Instead of `spool`: content that is handed over while it arrives."""
-        self.content_started = 0.0
+        self.phase_since = 0.0
+        """When its head, its content or the sending of its response began, whichever was last;
+        an instant before `since` is none of this request."""
         self.exchange: Exchange | None = None
         """The exchange that is queued or runs."""
         # For one response.
@@ -179,10 +181,15 @@ class Connection:
         self.loop.complete.append(exchange)
 
     def _await_head(self) -> None:
-        """Part of a head has come: the head as a whole has one deadline, which bytes do not
-        move. A client cannot hold a connection by sending a byte now and then."""
-        if self.protocol.begun:
-            self.deadline = min(self.deadline, self.loop.now + self.loop.settings.head_timeout_s)
+        """Part of a head has come: the head as a whole has one deadline, which further bytes do
+        not move. A client cannot hold a connection by sending a byte now and then."""
+        now = self.loop.now
+        if self.protocol.begun and self.phase_since <= self.since:
+            self.phase_since = now
+            deadline = now + self.loop.settings.head_timeout_s
+            # The first head of a connection has had its time since the connection was accepted;
+            # a later one has all of it, however long the connection was idle before.
+            self.deadline = deadline if self.protocol.code else min(self.deadline, deadline)
         self.arm(READ)
 
     def _begin_content(self, request: Request) -> None:
@@ -191,7 +198,7 @@ class Connection:
             return
         settings = self.loop.settings
         self.spool = Spool(settings.content_memory_bytes)
-        self.content_started = self.loop.now
+        self.phase_since = self.loop.now
         if request.expects_continue:
             try:
                 self.socket.send(CONTINUE)
@@ -253,7 +260,7 @@ class Connection:
         settings = self.loop.settings
         deadline = self.loop.now + settings.content_timeout_s
         if settings.content_rate_bytes:
-            grace = self.content_started + settings.content_timeout_s
+            grace = self.phase_since + settings.content_timeout_s
             deadline = min(deadline, grace + spool.length / settings.content_rate_bytes)
         self.deadline = deadline
         self.arm(READ)
@@ -310,7 +317,7 @@ class Connection:
             elif protocol.finish():
                 self.state = WAITING
                 self.since = loop.now
-                self.deadline = loop.now + loop.settings.keep_alive_timeout_s
+                self.deadline = loop.now + loop.idle_timeout_s
                 if protocol.buffer:
                     self.resuming = True
                     loop.resumed.append(self)
@@ -382,7 +389,7 @@ class Connection:
         loop = self.loop
         self.state = WAITING
         self.since = loop.now
-        self.deadline = loop.now + loop.settings.keep_alive_timeout_s
+        self.deadline = loop.now + loop.idle_timeout_s
         if self.protocol.buffer:
             self.arm(0)  # nothing is to be sent until the next request has its response
             self.resuming = True
@@ -395,12 +402,12 @@ class Connection:
         loop = self.loop
         settings = loop.settings
         if self.progress < 0:
-            self.content_started = loop.now
+            self.phase_since = loop.now
             self.deadline = loop.now + settings.write_timeout_s
         elif progress != self.progress:
             deadline = loop.now + settings.write_timeout_s
             if settings.write_rate_bytes:
-                grace = self.content_started + settings.write_timeout_s
+                grace = self.phase_since + settings.write_timeout_s
                 deadline = min(deadline, grace + progress / settings.write_rate_bytes)
             self.deadline = deadline
         self.progress = progress
@@ -613,7 +620,7 @@ class Connection:
         except OSError:
             pass  # nothing there, or nobody
         if self.loop.now - self.since < _BUSY_S:
-            self.deadline = min(self.deadline, self.loop.now + _LAST_REQUEST_S)
+            self.deadline = min(self.deadline, self.loop.now + self.loop.idle_timeout_s)
             self.loop.clock.schedule(self)
             return
         self.close()

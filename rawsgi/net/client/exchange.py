@@ -120,7 +120,10 @@ class Exchange:
             return
         data = protocol.send_head(status, fields, None, content)
         self.head_sent = True
-        connection.unsent.append(data)
+        if self.gathers:
+            connection.unsent.append(data)
+        else:
+            self._send(data)
 
     def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
         """Send the head with the first block; False: the response is complete.
@@ -238,6 +241,8 @@ class Exchange:
             with outbox.lock:
                 outbox.gathering = False
                 self._flush(outbox)
+                if outbox:
+                    self._leave_to_loop(outbox)
 
     @property
     def wants_content(self) -> bool:
@@ -300,7 +305,10 @@ class Exchange:
     def _flush(self, outbox: Outbox) -> None:
         """With the outbox's lock. A broken connection is noticed by the next who sends."""
         try:
-            outbox.flush(self.connection.socket)
+            if self.connection.broken:
+                outbox.discard()
+            else:
+                outbox.flush(self.connection.socket)
         except OSError:
             self.connection.broken = True
             outbox.discard()

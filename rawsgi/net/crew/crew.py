@@ -192,6 +192,8 @@ class Crew:
         if self.loop.complete and connection.unsent and self._delay_s == LONGEST_DELAY_S:
             self.loop.defer(exchange)
         else:
+            if self.loop.deferred and monotonic() >= self.loop.defer_until:
+                self.loop.finish_deferred()
             connection.finish(exchange)
         return True
 

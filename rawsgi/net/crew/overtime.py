@@ -108,6 +108,8 @@ class Overtime:
             except IndexError:
                 unanswered = False
             member.lost = True
+            if not unanswered:  # who is interrupted in a send does not know what has left
+                exchange.connection.broken = True
             interrupt(member.ident)
         log.error("%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack)
         if unanswered:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
 from rawsgi.net.client.connection import READ, WAITING, Connection
+from rawsgi.net.loop import do_nothing
 from rawsgi.protocol.http1 import HEAD
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _ACCEPTS_IN_A_ROW = 64
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# A connection that was used so lately is not closed to make room.
+_MOMENT_S = 0.01
 # How long accepting rests when there is no room and nobody can be asked to leave.
 _PAUSE_S = 0.1
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
@@ -68,13 +71,15 @@ class Acceptor:
             if len(loop.connections) >= self.room.limit:
                 # Only now is it known that somebody waits. Who finds no room is let in as the
                 # last one: accepting stops until there is some.
-                self.room.make()
+                self.room.make()  # pauses this acceptor where it fails
             connection = self._admit(sock, address)
             if connection is not None:
                 try:
                     connection.on_event(READ)  # what has come already
                 except Exception as error:  # here, or nobody would know whose failure it was
                     loop.contain(connection, error)
+            if self.paused:
+                return
 
     def _admit(self, sock: socket.socket, address: Any) -> Connection | None:
         loop = self._loop
@@ -157,11 +162,13 @@ class Room:
     def make(self) -> bool:
         """Close the connection that has waited longest for a head; False: there is none.
 
-        The candidates are sorted once and used up before they are sorted again, so that a flood
-        of connections costs little for each.
+        Who has waited for a moment only has perhaps sent a request that is not here yet. The
+        candidates are sorted once and used up before they are sorted again, so that a flood of
+        connections costs little for each.
         """
+        latest = self._loop.now - _MOMENT_S
         for _ in range(2):
-            while self._candidates:
+            while self._candidates and self._candidates[0][0] <= latest:
                 since, connection = self._candidates.popleft()
                 idle = connection.since == since and is_doing_nothing(connection)
                 if idle and not has_unread(connection):
@@ -169,6 +176,8 @@ class Room:
                         self._warn("connection limit reached: the longest idle one made room")
                     connection.close()
                     return True
+            if self._candidates:
+                break
             waiting = [
                 (connection.since, connection)
                 for connection in self._loop.connections
@@ -189,7 +198,14 @@ class Room:
     def _rest(self) -> None:
         for acceptor in self.acceptors:
             acceptor.pause()
+        self._loop.on_release = self._look_for_room
         self._schedule()
+
+    def _look_for_room(self) -> None:
+        """Resting, and a connection has closed."""
+        if len(self._loop.connections) <= self.limit:
+            self._loop.clock.forget(self)
+            self.expire(self._loop.now)
 
     def _schedule(self) -> None:
         self.deadline = self._loop.now + _PAUSE_S
@@ -197,6 +213,9 @@ class Room:
 
     def expire(self, now: float) -> None:
         """The clock: accepting has rested long enough."""
+        self._loop.on_release = do_nothing
+        if len(self._loop.connections) > self.limit and not self.make():
+            return  # the last one was let in above the limit: it rests on
         for acceptor in self.acceptors:
             try:
                 acceptor.resume()
@@ -218,7 +237,11 @@ class Room:
 
 def is_doing_nothing(connection: Connection) -> bool:
     """No complete head has come since the last response."""
-    return connection.state == WAITING and connection.protocol.state == HEAD
+    return (
+        connection.state == WAITING
+        and connection.protocol.state == HEAD
+        and not connection.resuming  # the next request is here already
+    )
 
 
 def has_unread(connection: Connection) -> bool:
