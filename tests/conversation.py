@@ -17,7 +17,7 @@ from typing import Any
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.http1 import CLOSED, COMPLETE, CONTENT, HEAD, HTTP1
 from rawsgi.protocol.message import Limits, ProtocolError, Request
-from rawsgi.protocol.response import CONTINUE, Fields, HeadEncoder
+from rawsgi.protocol.response import CONTINUE, Fields, Head, HeadEncoder
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Gateway
 
@@ -78,12 +78,15 @@ class Exchange:
     def client_disconnected(self) -> bool:
         return False
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
-        self.sent += self.protocol.send_head(status, fields, None, content)
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        return self.protocol.encode_head(status, fields)
+
+    def send_response(self, head: Head, content: bytes) -> None:
+        self.sent += self.protocol.send_head(head, None, content)
         self.head_sent = True
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
-        self.sent += self.protocol.send_head(status, fields, length, block, ends=False)
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
+        self.sent += self.protocol.send_head(head, length, block, ends=False)
         self.head_sent = True
         return self.protocol.wants_content
 
@@ -93,16 +96,14 @@ class Exchange:
     def send_end(self) -> None:
         self.sent += self.protocol.send_end()
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
         offset, count = span
-        self.sent += self.protocol.send_head(status, fields, count)
+        self.sent += self.protocol.send_head(head, count)
         self.head_sent = True
         count = self.protocol.claim_data(count)
         self.sent += os.pread(file.fileno(), count, offset)
         self.sent += self.protocol.send_end()
-        close()
+        return True
 
     def abort(self, reason: str) -> None:
         self.protocol.abandon(reason)

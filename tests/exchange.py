@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.http1 import COMPLETE, CONTENT, HTTP1
 from rawsgi.protocol.message import ClientDisconnected, Limits, Request
-from rawsgi.protocol.response import Fields, HeadEncoder
+from rawsgi.protocol.response import Fields, Head, HeadEncoder
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Gateway
 
@@ -54,23 +54,22 @@ class Exchange:
         self.aborted = ""
         self.leaves_after = 1 << 60
         """How many bytes the client takes before it leaves."""
-        self.finish_file: Callable[[], None] = lambda: None
-        """Send the file, as the loop would."""
-        self.abort_file: Callable[[], None] = lambda: None
-        """Give the file up, as the loop would."""
 
     def client_disconnected(self) -> bool:
         return len(self.wire) >= self.leaves_after
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        return self.protocol.encode_head(status, fields)
+
+    def send_response(self, head: Head, content: bytes) -> None:
         self.events.append("response")
-        data = self.protocol.send_head(status, fields, None, content)
+        data = self.protocol.send_head(head, None, content)
         self.head_sent = True
         self._send(data)
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
         self.events.append("begin")
-        data = self.protocol.send_head(status, fields, length, block, ends=False)
+        data = self.protocol.send_head(head, length, block, ends=False)
         self.head_sent = True
         self._send(data)
         return self.protocol.wants_content
@@ -83,22 +82,16 @@ class Exchange:
         self.events.append("end")
         self._send(self.protocol.send_end())
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
         self.events.append("file")
         offset, count = span
-        head = self.protocol.send_head(status, fields, count)
+        data = self.protocol.send_head(head, count)
         count = self.protocol.claim_data(count)
         self.protocol.send_end()
         self.head_sent = True
-        self._send(head)
-
-        def finish() -> None:
-            self._send(os.pread(file.fileno(), count, offset))
-            close()
-
-        self.finish_file, self.abort_file = finish, close
+        self._send(data)
+        self._send(os.pread(file.fileno(), count, offset))
+        return True
 
     def abort(self, reason: str) -> None:
         self.events.append("abort")

@@ -56,8 +56,6 @@ class TestFileWrapper:
             file = open_file()
             exchange = self.run(file)
             assert exchange.events == ["file"]
-            assert not file.closed
-            exchange.finish_file()
             assert file.closed
             assert exchange.framed == self.CONTENT
             assert exchange.values("Content-Length") == [str(len(self.CONTENT))]
@@ -66,7 +64,6 @@ class TestFileWrapper:
         file = path.open("rb")
         file.read(10)  # the descriptor's own position is much further now
         exchange = self.run(file)
-        exchange.finish_file()
         assert exchange.framed == self.CONTENT[10:]
 
     def test_after_a_part_was_taken_from_the_wrapper(self, path: Path) -> None:
@@ -77,18 +74,15 @@ class TestFileWrapper:
             return blocks
 
         exchange = run(application)
-        exchange.finish_file()
         assert exchange.framed == self.CONTENT[100:]
 
     def test_until_the_content_length_of_the_application(self, path: Path) -> None:
         exchange = self.run(path.open("rb"), ("Content-Length", "1000"))
-        exchange.finish_file()
         assert exchange.framed == self.CONTENT[:1000]
         assert exchange.protocol.reusable
 
     def test_shorter_than_the_content_length_closes(self, path: Path) -> None:
         exchange = self.run(path.open("rb"), ("Content-Length", "1000000"))
-        exchange.finish_file()
         assert not exchange.protocol.finish()
 
     def test_temporary_files(self) -> None:
@@ -102,7 +96,6 @@ class TestFileWrapper:
             file.seek(0)
             exchange = self.run(file)
             assert exchange.events == ["file"]
-            exchange.finish_file()
             assert exchange.framed == self.CONTENT
             assert file.closed
 
@@ -115,7 +108,6 @@ class TestFileWrapper:
         file.write(b"bb")
         file.seek(0)
         exchange = self.run(file)
-        exchange.finish_file()
         assert exchange.framed == b"bb" + b"a" * 98
 
     def test_files_that_read_other_bytes_than_their_descriptor(self, tmp_path: Path) -> None:
@@ -199,7 +191,6 @@ class TestFileWrapper:
         file.seek(1000)
         exchange = self.run(FilePart(file, 50))
         assert exchange.events == ["file"]
-        exchange.finish_file()
         assert exchange.framed == self.CONTENT[1000:1050]
         assert file.closed
 
@@ -230,20 +221,6 @@ class TestFileWrapper:
         file = CountingFile(b"content")
         self.run(file)
         assert file.closes == 1
-        file = CountingFile(b"content")
-        self.run(file, ("X", "\n"))
-        assert file.closes == 1
-
-    def test_is_closed_when_the_response_is_given_up(self, path: Path) -> None:
-        file = path.open("rb")
-        exchange = self.run(file)
-        exchange.abort_file()
-        assert file.closed
-
-    def test_is_closed_when_its_head_cannot_be_sent(self, path: Path) -> None:
-        file = path.open("rb")
-        assert self.run(file, ("X", "\n")).status == 500
-        assert file.closed
 
     def test_is_closed_when_the_client_was_answered_meanwhile(self, path: Path) -> None:
         file = path.open("rb")
@@ -257,8 +234,6 @@ class TestFileWrapper:
         assert file.closed
 
     def test_close_that_fails_hurts_nobody(self, path: Path, log: Log) -> None:
-        """It is the loop that closes the file: an error there would end the server."""
-
         class Failing(FilePart):
             def close(self) -> None:
                 super().close()
@@ -266,7 +241,6 @@ class TestFileWrapper:
 
         exchange = self.run(Failing(path.open("rb", buffering=0), 10))
         assert exchange.events == ["file"]
-        exchange.finish_file()
         assert exchange.framed == self.CONTENT[:10]
         assert "GET /: close() of the response failed" in log.text
 

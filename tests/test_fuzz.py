@@ -123,7 +123,7 @@ def run(connection: HTTP1, pieces: list[bytes]) -> Outcome:
                 assert request is not None
                 messages.append((*describe(request), bytes(content)))
                 content.clear()
-                head = connection.send_head("200 OK", [], None, b"")
+                head = connection.send_head(connection.encode_head("200 OK", []), None, b"")
                 assert head.startswith(b"HTTP/1.1 200 OK\r\n")
                 if not connection.finish():
                     return tuple(messages), None, connection.state, False

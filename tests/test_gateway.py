@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from rawsgi.protocol.http1 import HTTP1
-from rawsgi.protocol.message import ClientDisconnected, ProtocolError
+from rawsgi.protocol.message import ClientDisconnected, ProtocolError, ResponseError
 from rawsgi.protocol.response import HeadEncoder
 from rawsgi.wsgi.file_wrapper import FileWrapper
 from rawsgi.wsgi.gateway import Gateway
@@ -178,7 +179,9 @@ class TestStartResponse:
             log.texts.clear()
             exchange = run(lambda environ, start_response, result=result: result)
             assert exchange.status == 500
-            assert log.texts == ["GET /: the application did not call start_response"]
+            assert log.texts == [
+                "GET /: the application did not call start_response, or not successfully"
+            ]
 
     def test_never_called_with_a_file(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
@@ -186,6 +189,109 @@ class TestStartResponse:
         with path.open("rb") as file:
             assert run(lambda environ, start: environ["wsgi.file_wrapper"](file)).status == 500
             assert file.closed
+
+
+class TestWriteWhileTheIterableRuns:
+    """PEP 3333 forbids it of applications, and Mercurial, Dulwich and klaus do it."""
+
+    @pytest.mark.parametrize("length", [(), (("Content-Length", "6"),)])
+    @pytest.mark.parametrize(
+        ("written", "blocks"),
+        [(b"abcdef", []), (b"abcdef", [b""]), (b"abc", [b"def"]), (b"a", [b"", b"bcd", b"ef"])],
+    )
+    @pytest.mark.parametrize("head", ["GET / HTTP/1.1", "GET / HTTP/1.0", "HEAD / HTTP/1.1"])
+    @pytest.mark.parametrize("late", [False, True])
+    def test_one_head_and_all_the_bytes(
+        self, head: str, written: bytes, blocks: list[bytes], length: Any, late: bool
+    ) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+            def generate(write: Any = None) -> Iterator[bytes]:
+                write = write or start_response("200 OK", [TEXT, *length])
+                write(written)
+                yield from blocks
+
+            return generate(None if late else start_response("200 OK", [TEXT, *length]))
+
+        exchange = run(application, head)
+        assert exchange.wire.count(b"HTTP/1.1 200 OK") == 1
+        content = exchange.framed
+        if exchange.values("Transfer-Encoding"):
+            content = b"".join(re.findall(rb"[1-9]\r\n([a-f]+)\r\n", content))
+        assert content == (b"" if head.startswith("HEAD") else b"abcdef")
+        assert exchange.protocol.reusable == ("1.1" in head)
+
+    def test_by_a_file(self) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> Any:
+            write = start_response("200 OK", [TEXT])
+
+            class Source:
+                blocks = [b"two", b""]
+
+                def read(self, size: int) -> bytes:
+                    write(b"one")
+                    return self.blocks.pop(0)
+
+            return environ["wsgi.file_wrapper"](Source())
+
+        exchange = run(application)
+        assert exchange.wire.count(b"HTTP/1.1") == 1
+        assert re.findall(rb"\d\r\n([a-z]+)", exchange.framed) == [b"one", b"two", b"one"]
+
+
+class TestStartResponseRaises:
+    """PEP 3333: errors in the head are told at the call, while the application runs."""
+
+    @pytest.mark.parametrize(
+        ("status", "fields"),
+        [
+            ("OK", []), (None, []), (b"200 OK", []), ("100 Continue", []), ("200 OK\n", []),
+            ("200 OK", None), ("200 OK", [("X", "a\nb")]), ("200 OK", [("X A", "a")]),
+            ("200 OK", [("X", 1)]), ("200 OK", [("Content-Length", "x")]),
+        ],
+    )  # fmt: skip
+    def test_the_application_can_answer_instead(self, status: Any, fields: Any, log: Log) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            try:
+                start_response(status, fields)
+            except ResponseError as error:
+                assert str(error)
+                start_response("503 Sorry", [TEXT], sys.exc_info())
+            else:
+                raise AssertionError("nothing was raised")
+            return [b"sorry"]
+
+        exchange = run(application)
+        assert (exchange.status, exchange.framed) == (503, b"sorry")
+        assert not log.texts
+
+    def test_the_log_shows_the_call(self, log: Log) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("X", "a\r\nb")])  # here
+            return [b""]
+
+        assert run(application).status == 500
+        assert "# here" in log.text and "control character" in log.text
+
+    def test_a_list_that_changes_later_changes_nothing(self) -> None:
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            fields = [TEXT]
+            start_response("200 OK", fields)
+            fields.append(("X", "bad\n"))
+            return [b"good"]
+
+        exchange = run(application)
+        assert (exchange.status, exchange.framed) == (200, b"good")
+
+    def test_after_the_end(self) -> None:
+        kept: list[Any] = []
+
+        def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            kept.append(start_response)
+            raise ValueError
+
+        assert run(application).status == 500
+        with pytest.raises(AssertionError, match="after the end"):
+            kept[0]("200 OK", [])
 
 
 class TestHeadThatCannotBeSent:
@@ -397,7 +503,6 @@ class TestNoContent:
             FileWrapper(io.BytesIO(b"content")),
         ):
             exchange = run(answer(result, status=status), "HEAD / HTTP/1.1")
-            exchange.finish_file()
             assert exchange.framed == b"", result
             assert exchange.protocol.finish(), result
         assert file.closed
@@ -744,9 +849,6 @@ class TestClose:
             blocks.closed = 0
             run(lambda environ, start_response, blocks=blocks: blocks)
             assert blocks.closed == 1, "without start_response"
-            blocks.closed = 0
-            run(answer(blocks, ("X", "\n")))
-            assert blocks.closed == 1, "with a head that cannot be sent"
 
     def test_of_a_list_with_close(self) -> None:
         class ClosingList(list[bytes]):
@@ -900,7 +1002,6 @@ class TestNothingEscapes:
 
             setattr(exchange, method, fail)
             Gateway(answer(result)).run(exchange)
-            exchange.finish_file()
             if isinstance(result, Blocks):
                 assert result.closed == 1
             if isinstance(result, FileWrapper):

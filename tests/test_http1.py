@@ -137,7 +137,7 @@ def test_shut_down_in_any_state(situation: str) -> None:
         rest = b"llo\r\n0\r\n\r\n"
     feed(connection, rest)
     assert connection.state == COMPLETE
-    head = connection.send_head("200 OK", [], 0)
+    head = connection.send_head(connection.encode_head("200 OK", []), 0)
     assert b"\r\nConnection: close\r\n" in head
     assert connection.reason_to_close == "the server is stopping"
     assert not connection.finish()
@@ -147,17 +147,19 @@ def test_shut_down_in_any_state(situation: str) -> None:
 def test_shut_down_after_the_head_went_out() -> None:
     """The client was told that it may go on: its next request has an answer, the last one."""
     connection = reach("two requests")
-    assert b"Connection" not in connection.send_head("200 OK", [], 0)
+    assert b"Connection" not in connection.send_head(connection.encode_head("200 OK", []), 0)
     connection.shutdown()
     assert connection.finish()
     assert connection.receive(b"") is not None
-    assert b"\r\nConnection: close\r\n" in connection.send_head("200 OK", [], 0)
+    assert b"\r\nConnection: close\r\n" in connection.send_head(
+        connection.encode_head("200 OK", []), 0
+    )
     assert not connection.finish()
 
 
 def test_response_that_was_abandoned_closes() -> None:
     connection = reach("a request")
-    connection.send_head("200 OK", [], 5)
+    connection.send_head(connection.encode_head("200 OK", []), 5)
     connection.send_data(b"he")
     connection.abandon("the application failed")
     assert (connection.reusable, connection.reason_to_close) == (False, "the application failed")
@@ -167,7 +169,7 @@ def test_response_that_was_abandoned_closes() -> None:
 def test_request_without_a_response_closes() -> None:
     """The decision of the last response must not speak for the next."""
     connection = reach("two requests")
-    connection.send_head("200 OK", [], 0)
+    connection.send_head(connection.encode_head("200 OK", []), 0)
     assert connection.finish()
     assert connection.receive(b"") is not None
     assert not connection.finish()
@@ -229,10 +231,10 @@ def test_bytes_of_the_next_request_stay_in_the_buffer() -> None:
     """The socket will not announce them: `buffer` is how the loop knows."""
     connection = reach("a request and part of the next")
     assert bytes(connection.buffer or b"") == b"GET"
-    connection.send_head("200 OK", [], 0)
+    connection.send_head(connection.encode_head("200 OK", []), 0)
     assert connection.finish()
     assert connection.receive(GET[3:]) is not None
-    connection.send_head("200 OK", [], 0)
+    connection.send_head(connection.encode_head("200 OK", []), 0)
     assert connection.finish()
     assert connection.buffer is None, "an idle connection holds no memory"
 
@@ -370,7 +372,7 @@ def test_many_requests_in_one_buffer_are_linear_work(
         for _ in range(count):
             feed(connection, data)
             assert connection.state == COMPLETE
-            connection.send_head("200 OK", [], None, b"")
+            connection.send_head(connection.encode_head("200 OK", []), None, b"")
             assert connection.finish()
             data = b""
         assert not connection.buffer

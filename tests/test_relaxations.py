@@ -149,7 +149,7 @@ def count_accepted(data: bytes, *allow: str) -> int:
             if protocol.state != COMPLETE:
                 break
             count += 1
-            protocol.send_head("200 OK", [], None, b"")
+            protocol.send_head(protocol.encode_head("200 OK", []), None, b"")
             if not protocol.finish():
                 break
     except ProtocolError:

@@ -188,7 +188,7 @@ def respond(
     keep = b"" if version == "1.1" else b"Connection: keep-alive\r\n"
     request = f"{method} / HTTP/{version}\r\nHost: a\r\n".encode() + keep + b"\r\n"
     assert connection.receive(request) is not None
-    data = connection.send_head(status, fields, known)
+    data = connection.send_head(connection.encode_head(status, fields), known)
     for block in blocks:
         data += connection.send_data(block)
     data += connection.send_end()
@@ -231,6 +231,8 @@ FRAMING: list[tuple[str, str, str, int | None, int | None, list[bytes], bytes, b
     ("GET", "1.1", "304 Not Modified", None, None, [], b"", True),
     ("GET", "1.1", "304 Not Modified", 5, None, [b"Content-Length: 5"], b"", True),
     ("GET", "1.1", "304 Not Modified", None, 5, [], b"", True),
+    ("GET", "1.1", "304 Not Modified", 0, None, [], b"", True),
+    ("HEAD", "1.1", "304 Not Modified", 0, 0, [], b"", True),
     ("POST", "1.1", "404 Not Found", None, None, [CHUNKED_LINE], CHUNKS, True),
     ("GET", "1.1", "206 Partial Content", 5, None, [b"Content-Length: 5"], b"hello", True),
 ]  # fmt: skip
@@ -273,7 +275,7 @@ def test_whole_response_is_what_its_parts_are() -> None:
         other = HTTP1(HeadParser(Limits()), make_encoder())
         keep = "" if version == "1.1" else "Connection: keep-alive\r\n"
         other.receive(f"{method} / HTTP/{version}\r\nHost: a\r\n{keep}\r\n".encode())
-        data = other.send_head(status, fields, None, content)
+        data = other.send_head(other.encode_head(status, fields), None, content)
         assert data.partition(b"\r\n\r\n")[0].split(b"\r\n")[3:] == head
         assert data.partition(b"\r\n\r\n")[2] == sent
         assert (other.reusable, other.remarks) == (connection.reusable, connection.remarks)
@@ -299,7 +301,7 @@ def test_claimed_data(
     connection = HTTP1(HeadParser(Limits()), make_encoder())
     connection.receive(f"{method} / HTTP/{version}\r\nHost: a\r\n\r\n".encode())
     fields = [] if declared is None else [("Content-Length", str(declared))]
-    connection.send_head(status, fields, None)
+    connection.send_head(connection.encode_head(status, fields), None)
     assert connection.claim_data(count) == expected
     assert not connection.remarks, "PEP 3333 lets a file be longer than its Content-Length"
     if declared is not None and method == "GET" and status == "200 OK":
@@ -322,7 +324,9 @@ def test_reuse(line: str, fields: list[tuple[str, str]], reason: str) -> None:
     """One decision, and the response says it."""
     connection = HTTP1(HeadParser(Limits()), make_encoder())
     connection.receive(f"{line}\r\nHost: a\r\n\r\n".encode())
-    head = connection.send_head("200 OK", [("Content-Length", "0"), *fields])
+    head = connection.send_head(
+        connection.encode_head("200 OK", [("Content-Length", "0"), *fields])
+    )
     assert connection.reason_to_close == reason
     assert connection.reusable == (not reason)
     assert (CLOSE_LINE in head) == bool(reason)
@@ -335,9 +339,11 @@ def test_broken_head_changes_nothing() -> None:
     connection.receive(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     for status, fields in [("200 OK", [("X", "\n")]), ("nonsense", []), ("200 OK", 5)]:
         with pytest.raises(ResponseError):
-            connection.send_head(status, fields, None, b"secret")  # type: ignore[arg-type]
+            connection.send_head(connection.encode_head(status, fields), None, b"secret")  # type: ignore[arg-type]
         assert (connection.code, connection.reusable) == (0, False)
-    assert connection.send_head("500 No", [], None, b"x").endswith(b"\r\n\r\nx")
+    assert connection.send_head(connection.encode_head("500 No", []), None, b"x").endswith(
+        b"\r\n\r\nx"
+    )
     assert connection.reusable
 
 

@@ -126,7 +126,7 @@ def find_ends(data: bytes, *allow: str) -> tuple[list[int], bool]:
                 break
             ends.append(len(data) - len(protocol.buffer or b""))
             request.keep_alive = True
-            protocol.send_head("200 OK", [], None, b"")
+            protocol.send_head(protocol.encode_head("200 OK", []), None, b"")
             if not protocol.finish():
                 break
     except ProtocolError:

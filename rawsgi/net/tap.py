@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rawsgi.protocol.http1 import HEAD
 from rawsgi.protocol.message import ProtocolError, Request
-from rawsgi.protocol.response import Fields
+from rawsgi.protocol.response import Fields, Head
 
 if TYPE_CHECKING:
     from rawsgi.net.client.connection import Connection
@@ -78,9 +78,9 @@ class Tap:
         listed = list(buffers)
         return self._report(listed, lambda: self._socket.sendmsg(listed))
 
-    def send_file(self, file: Any, offset: int, count: int) -> int:
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send part of a file from `offset`, as `os.sendfile` would, but where it can be seen."""
-        return self.send(os.pread(file.fileno(), min(count, _FILE_BYTES), offset))
+        return self.send(os.pread(descriptor, min(count, _FILE_BYTES), offset))
 
     def shutdown(self, how: int) -> None:
         self._socket.shutdown(how)
@@ -158,28 +158,34 @@ class Observer:
 class WatchedExchange:
     """An `Exchange` as the gateway sees it, that reports the head that the application gave."""
 
-    __slots__ = ("_exchange", "_watch")
+    __slots__ = ("_exchange", "_fields", "_watch")
 
     def __init__(self, exchange: Exchange, watch: Watch) -> None:
         self._exchange = exchange
+        self._fields: Fields = ()
         self._watch = watch
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._exchange, name)
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
-        self._watch.answer(fields)
-        self._exchange.send_response(status, fields, content)
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        head = self._exchange.encode_head(status, fields)
+        self._fields = fields
+        return head
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
-        self._watch.answer(fields)
-        return self._exchange.begin_response(status, fields, length, block)
+    def send_response(self, head: Head, content: bytes) -> None:
+        self._watch.answer(self._fields)
+        self._exchange.send_response(head, content)
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
-        self._watch.answer(fields)
-        self._exchange.send_file(status, fields, file, span, close)
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
+        self._watch.answer(self._fields)
+        return self._exchange.begin_response(head, length, block)
+
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
+        begun = self._exchange.send_file(head, file, span)
+        if begun:
+            self._watch.answer(self._fields)
+        return begun
 
     def abort(self, reason: str) -> None:
         self._watch.abort(reason)

@@ -27,7 +27,7 @@ from rawsgi.logs import configure_logging
 from rawsgi.protocol.head import HeadParser
 from rawsgi.protocol.http1 import COMPLETE, HTTP1
 from rawsgi.protocol.message import Limits, ProtocolError, Request
-from rawsgi.protocol.response import Fields, HeadEncoder
+from rawsgi.protocol.response import Fields, Head, HeadEncoder
 from rawsgi.version import VERSION
 from rawsgi.wire.visible import show_bytes, show_text
 from rawsgi.wsgi.application import find_application
@@ -67,13 +67,16 @@ class ReplayedExchange:
     def client_disconnected(self) -> bool:
         return False
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
-        data = self._protocol.send_head(status, fields, None, content)
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        return self._protocol.encode_head(status, fields)
+
+    def send_response(self, head: Head, content: bytes) -> None:
+        data = self._protocol.send_head(head, None, content)
         self.head_sent = True
         self._write(data)
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
-        data = self._protocol.send_head(status, fields, length, block, ends=False)
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
+        data = self._protocol.send_head(head, length, block, ends=False)
         self.head_sent = True
         self._write(data)
         return self._protocol.wants_content
@@ -84,16 +87,14 @@ class ReplayedExchange:
     def send_end(self) -> None:
         self._write(self._protocol.send_end())
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
         offset, count = span
-        head = self._protocol.send_head(status, fields, count)
+        data = self._protocol.send_head(head, count)
         count = self._protocol.claim_data(count)
         self._protocol.send_end()
         self.head_sent = True
-        self._write(head + (os.pread(file.fileno(), count, offset) if count else b""))
-        close()
+        self._write(data + (os.pread(file.fileno(), count, offset) if count else b""))
+        return True
 
     def abort(self, reason: str) -> None:
         self.aborted = reason

@@ -24,7 +24,7 @@ from rawsgi.protocol.framing import (
 )
 from rawsgi.protocol.head import HeadParser, HeadReader
 from rawsgi.protocol.message import CHUNKED, ProtocolError, Request
-from rawsgi.protocol.response import Fields, HeadEncoder
+from rawsgi.protocol.response import Fields, Head, HeadEncoder
 
 # States.
 HEAD, CONTENT, COMPLETE, CLOSED = range(4)
@@ -210,19 +210,21 @@ class HTTP1:
 
     # -- Responding --------------------------------------------------------------------------
 
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        """Check what the application gave, for `send_head`. Raises `ResponseError`."""
+        return self._encoder.encode(status, fields)
+
     def send_head(
-        self, status: str, fields: Fields, length: int | None = None,
-        content: bytes | None = None, ends: bool = True,
-    ) -> bytes:  # fmt: skip
+        self, head: Head, length: int | None = None, content: bytes | None = None, ends: bool = True
+    ) -> bytes:
         """COMPLETE, or CONTENT while the content is streamed: return the response's head.
 
         `length` is the content's length in bytes, if it is known without the application's
         word. `content` follows the head; if it is the whole (`ends`), the response is ended.
-        Raises `ResponseError`, and then nothing has changed.
         """
         request = self.request
         assert request is not None
-        code, lines, declared, closes, dropped = self._encoder.encode(status, fields)
+        code, lines, declared, closes, dropped = head
         self.code = code
         if dropped:
             self._remark(f"{', '.join(dropped)} left out: it is the server's to say")
@@ -387,6 +389,9 @@ def tell_absent_length(code: int, declared: int | None, length: int | None) -> b
         return b""
     if code == 205:
         return b"Content-Length: 0\r\n"
-    if declared is None and code != 304:
+    if code == 304:
+        # A framework that counted what it gives, which is nothing, does not know the length.
+        declared = declared or None
+    elif declared is None:
         declared = length
     return b"" if declared is None else b"Content-Length: %d\r\n" % declared

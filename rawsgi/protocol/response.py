@@ -15,6 +15,9 @@ from rawsgi.protocol.message import ProtocolError, ResponseError
 
 Fields = Sequence[tuple[str, str]]
 
+Head = tuple[int, list[bytes], int | None, bool, list[str]]
+"""What `HeadEncoder.encode` returns, for one response: `HTTP1.send_head` completes its lines."""
+
 # What a field means to the server. Most are ORDINARY and only copied.
 ORDINARY, CONTENT_LENGTH, CONNECTION, HOP_BY_HOP, DATE, SERVER = range(6)
 
@@ -78,9 +81,7 @@ class HeadEncoder:
             self._statuses[match[0]] = code, line
         return code, line
 
-    def encode(
-        self, status: str, fields: Fields
-    ) -> tuple[int, list[bytes], int | None, bool, list[str]]:
+    def encode(self, status: str, fields: Fields) -> Head:
         """Encode what the application gave, with Date and Server added if it did not.
 
         Returns the status code, the lines (without those that tell framing and reuse), the

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from functools import partial
 from types import CoroutineType
 from typing import Any, Protocol
 
 from rawsgi.logs import escape, log
+from rawsgi.protocol.http1 import WITHOUT_CONTENT
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request, ResponseError
-from rawsgi.protocol.response import Fields, explain_refusal, reason_phrase
+from rawsgi.protocol.response import Fields, Head, explain_refusal, reason_phrase
 from rawsgi.wsgi.environ import build_environ
 from rawsgi.wsgi.file_wrapper import FileWrapper
 from rawsgi.wsgi.input import ContentCut, StreamedInput
@@ -48,26 +48,29 @@ class Exchange(Protocol):
     def client_disconnected(self) -> bool:
         """The client closed its side of the connection."""
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        """Check what the application gave, and make a head of it for one of the next three.
+
+        Raises `ResponseError`."""
+
+    def send_response(self, head: Head, content: bytes) -> None:
         """Send a whole response of known content; never waits for the client.
 
-        Raises `ResponseError`, `ClientDisconnected`."""
+        Raises `ClientDisconnected`."""
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
         """Send the head with the first block of content. False: the response is complete.
 
         `length` is that of the whole content, where the gateway knows it. Raises
-        `ResponseError`, and then nothing was sent, `ClientDisconnected`."""
+        `ClientDisconnected`."""
 
     def send_data(self, block: bytes) -> None:
         """Send a block on its way before returning. Raises `ClientDisconnected`."""
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
-        """Send a whole response whose content is (offset, count) of an open file; call `close`
-        when it was sent or cannot be. Raises `ResponseError`, `ClientDisconnected`, and then
-        did not close."""
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
+        """Send a whole response whose content is (offset, count) of an open file, which may be
+        closed at once. False: it must be read, and nothing was sent. Raises
+        `ClientDisconnected`."""
 
     def send_end(self) -> None: ...
 
@@ -84,23 +87,23 @@ class StartResponse:
 
     exchange: Any
     """The `Exchange`; `ENDED` after it, because an application may keep both callables."""
-    status: str | None = None
-    fields: Fields = ()
+    head: Head | None = None
+    """None until the application has given a head that can be sent."""
 
     def __call__(
         self, status: str, fields: Fields, exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        """PEP 3333, "The start_response() Callable"."""
+        """PEP 3333, "The start_response() Callable". Raises `ResponseError`: what cannot be sent
+        is told while the application, and what wraps it, can still do something about it."""
         if exc_info:
             try:
                 if self.exchange.head_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # breaks the cycle with the traceback's frames
-        elif self.status is not None:
+        elif self.head is not None:
             raise AssertionError("start_response was called a second time without exc_info")
-        self.status = status
-        self.fields = fields
+        self.head = self.exchange.encode_head(status, fields)
         return self.write
 
     def write(self, block: bytes) -> None:
@@ -115,9 +118,9 @@ class StartResponse:
 
     def begin_response(self, length: int | None, block: bytes) -> bool:
         """Send the head as it was given last, with the first block. See `Exchange`."""
-        if self.status is None:
+        if self.head is None:
             raise no_start()
-        more: bool = self.exchange.begin_response(self.status, self.fields, length, block)
+        more: bool = self.exchange.begin_response(self.head, length, block)
         return more
 
 
@@ -128,6 +131,9 @@ class _Ended:
     """
 
     head_sent = True
+
+    def encode_head(self, status: str, fields: Fields) -> Head:
+        raise AssertionError("start_response was called after the end of the response")
 
     def send_data(self, block: bytes) -> None:
         raise AssertionError("write() was called after the end of the response")
@@ -169,19 +175,13 @@ class Gateway:
             result = self._application(environ, start)
             kind = type(result)
             if (kind is list or kind is tuple) and not exchange.head_sent:
-                if start.status is None:
+                if start.head is None:
                     raise no_start()
                 if len(result) == 1 and type(result[0]) is bytes:
-                    exchange.send_response(start.status, start.fields, result[0])
+                    exchange.send_response(start.head, result[0])
                 else:
-                    exchange.send_response(start.status, start.fields, join_blocks(result))
-            elif kind is FileWrapper and not exchange.head_sent and (span := result.find_span()):
-                if start.status is None:
-                    raise no_start()
-                close = partial(close_result, exchange, result)
-                exchange.send_file(start.status, start.fields, result.file, span, close)
-                result = None  # the exchange closes it
-            else:
+                    exchange.send_response(start.head, join_blocks(result))
+            elif kind is not FileWrapper or not send_file(exchange, start, result):
                 self._send_blocks(exchange, start, result)
         except ClientDisconnected:
             pass
@@ -210,7 +210,7 @@ class Gateway:
                 # PEP 3333, "Handling the Content-Length Header": one block is the whole.
                 length = len(block) if count_blocks(result) == 1 else None
                 complete = not start.begin_response(length, block)
-                if complete and has_no_content(exchange.request.method, start.status):
+                if complete and has_no_content(exchange.request.method, start.head):
                     break  # whatever follows would not be sent, and it may take its time
             elif exchange.wants_content:
                 exchange.send_data(block)
@@ -247,6 +247,16 @@ class Gateway:
         else:
             status = f"{reason.status} {reason_phrase(reason.status)}"
             answer(exchange, status, explain_refusal(reason).encode("utf-8", "backslashreplace"))
+
+
+def send_file(exchange: Exchange, start: StartResponse, result: FileWrapper) -> bool:
+    """Have the file sent by its descriptor; False: it is to be read and sent in blocks."""
+    span = None if exchange.head_sent else result.find_span()
+    if span is None:
+        return False
+    if start.head is None:
+        raise no_start()
+    return exchange.send_file(start.head, result.file, span)
 
 
 def join_blocks(blocks: list[bytes]) -> bytes:
@@ -288,25 +298,22 @@ def count_blocks(result: Any) -> int:
 def answer(exchange: Exchange, status: str, content: bytes) -> None:
     """Send a response of the server's own."""
     try:
-        exchange.send_response(status, _ERROR_FIELDS, content)
+        exchange.send_response(exchange.encode_head(status, _ERROR_FIELDS), content)
     except ClientDisconnected:
         pass
 
 
-def has_no_content(method: str, status: str | None) -> bool:
+def has_no_content(method: str, head: Head | None) -> bool:
     """A response of this status to this method has no content (RFC 9110 section 6.4.1)."""
-    return method == "HEAD" or (status or "")[:3] in ("204", "205", "304")
+    return method == "HEAD" or (head is not None and head[0] in WITHOUT_CONTENT)
 
 
 def no_start() -> ResponseError:
-    return ResponseError("the application did not call start_response")
+    return ResponseError("the application did not call start_response, or not successfully")
 
 
 def close_result(exchange: Exchange, result: Any) -> None:
-    """Call the `close()` of what the application returned, if it has one. Any thread.
-
-    For a file it is the loop that comes here, after the last byte: nothing may be raised.
-    """
+    """Call the `close()` of what the application returned, if it has one. Raises nothing."""
     try:
         close = getattr(result, "close", None)
         if close is not None:

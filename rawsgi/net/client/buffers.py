@@ -14,7 +14,6 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import IO, Any
 
 from rawsgi.logs import log
@@ -72,19 +71,23 @@ class Spool:
 
 
 class FilePart:
-    """A span of an open file that is on its way out."""
+    """A span of a file that is on its way out, by a descriptor of its own.
 
-    __slots__ = ("close", "count", "file", "offset")
+    The application closes its file when it likes, in its own thread, and nothing of it is called
+    by the loop.
+    """
 
-    def __init__(self, file: Any, offset: int, count: int, close: Callable[[], None]) -> None:
-        self.file = file
+    __slots__ = ("_descriptor", "count", "offset")
+
+    def __init__(self, file: Any, offset: int, count: int) -> None:
+        """Raises `OSError`: there are no descriptors left; what `file.fileno` raises."""
+        self._descriptor = os.dup(file.fileno())
         self.offset = offset
         self.count = count
-        self.close = close
 
     def send(self, sock: socket.socket) -> int:
         """Send some of it; return how many bytes. Raises `OSError`, also `BlockingIOError`."""
-        sent = _send_file(sock, self.file, self.offset, min(self.count, _SEND_BYTES))
+        sent = _send_file(sock, self._descriptor, self.offset, min(self.count, _SEND_BYTES))
         if not sent:
             log.error("a file became shorter while it was sent: the response is cut")
             raise OSError(errno.EIO, "the file became shorter while it was sent")
@@ -92,26 +95,22 @@ class FilePart:
         self.count -= sent
         return sent
 
+    def close(self) -> None:
+        """Once: when it was sent, or cannot be."""
+        os.close(self._descriptor)
 
-if hasattr(os, "sendfile"):
 
-    def _send_file(sock: Any, file: Any, offset: int, count: int) -> int:
-        if isinstance(sock, Tap):
-            return sock.send_file(file, offset, count)
+def _send_file(sock: Any, descriptor: int, offset: int, count: int) -> int:
+    if isinstance(sock, Tap):
+        return sock.send_file(descriptor, offset, count)
+    if hasattr(os, "sendfile"):
         try:
-            return os.sendfile(sock.fileno(), file.fileno(), offset, count)
+            return os.sendfile(sock.fileno(), descriptor, offset, count)
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise
-        sent: int = sock.send(os.pread(file.fileno(), count, offset))
-        return sent
-
-else:
-
-    def _send_file(sock: Any, file: Any, offset: int, count: int) -> int:
-        file.seek(offset)
-        sent: int = sock.send(file.read(min(count, _SEND_BYTES)))
-        return sent
+    sent: int = sock.send(os.pread(descriptor, count, offset))
+    return sent
 
 
 class Outbox:

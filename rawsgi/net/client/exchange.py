@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rawsgi.net.client.buffers import GATHER_BYTES, HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
 from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, Request
-from rawsgi.protocol.response import Fields
+from rawsgi.protocol.response import Head
 
 if TYPE_CHECKING:
     from rawsgi.net.client.connection import Connection
@@ -36,6 +36,7 @@ class Exchange:
         "content",
         "content_bytes",
         "deadline",
+        "encode_head",
         "gathers",
         "head_sent",
         "member",
@@ -55,6 +56,7 @@ class Exchange:
         self.request = request
         self.base = connection.acceptor.base
         self.remote = connection.remote
+        self.encode_head = connection.loop.encoder.encode
         self.content: Any
         self.content_bytes: int | None
         if spool is None:
@@ -105,45 +107,45 @@ class Exchange:
         except OSError:
             return True
 
-    def send_response(self, status: str, fields: Fields, content: bytes) -> None:
-        """Send a whole response. Raises `ResponseError`, `ClientDisconnected`."""
+    def send_response(self, head: Head, content: bytes) -> None:
+        """Send a whole response. Raises `ClientDisconnected`."""
         if self.claim is not None:
             self._claim_answer()
         connection = self.connection
         protocol = connection.protocol
         if len(content) > _JOIN_BYTES:
-            head = protocol.send_head(status, fields, len(content))
+            data = protocol.send_head(head, len(content))
             parts = protocol.frame_data(content)
             protocol.send_end()
             self.head_sent = True
-            self._send_large(head, *parts)
+            self._send_large(data, *parts)
             return
-        data = protocol.send_head(status, fields, None, content)
+        data = protocol.send_head(head, None, content)
         self.head_sent = True
         if self.gathers:
             connection.unsent.append(data)
         else:
             self._send(data)
 
-    def begin_response(self, status: str, fields: Fields, length: int | None, block: bytes) -> bool:
+    def begin_response(self, head: Head, length: int | None, block: bytes) -> bool:
         """Send the head with the first block; False: the response is complete.
 
-        Raises `ResponseError`, `ClientDisconnected`.
+        Raises `ClientDisconnected`.
         """
         if self.claim is not None:
             self._claim_answer()
         connection = self.connection
         protocol = connection.protocol
         if len(block) > _JOIN_BYTES:
-            head = protocol.send_head(status, fields, length)
+            data = protocol.send_head(head, length)
             parts = protocol.frame_data(block)
             self.head_sent = True
             if protocol.wants_content:
-                self._put(head, *parts)
+                self._put(data, *parts)
                 return True
-            self._send_large(head, *parts)
+            self._send_large(data, *parts)
             return False
-        data = protocol.send_head(status, fields, length, block, ends=False)
+        data = protocol.send_head(head, length, block, ends=False)
         self.head_sent = True
         more = protocol.wants_content
         if not self.gathers:
@@ -184,7 +186,7 @@ class Exchange:
             if parts := connection.protocol.frame_data(block):
                 self._put(*parts)
         elif data := connection.protocol.send_data(block):
-            if self.gathers or connection.outbox is not None:
+            if connection.outbox is not None:  # always where blocks are gathered
                 self._put(data)
             else:
                 self._send(data)
@@ -207,29 +209,38 @@ class Exchange:
         elif data:
             self._send(data)
 
-    def send_file(
-        self, status: str, fields: Fields, file: Any, span: tuple[int, int], close: Any
-    ) -> None:
-        """Send a whole response from an open file; `close` is called after the last byte.
+    def send_file(self, head: Head, file: Any, span: tuple[int, int]) -> bool:
+        """Send a whole response from an open file, which may be closed at once.
 
-        Raises `ResponseError` (and has not closed), `ClientDisconnected`.
+        False: it cannot be sent in this way, and nothing was. Raises `ClientDisconnected`.
         """
-        if self.claim is not None:
-            self._claim_answer()
         connection = self.connection
         offset, count = span
-        head = connection.protocol.send_head(status, fields, count)
-        count = connection.protocol.claim_data(count)
-        connection.protocol.send_end()
+        try:
+            part = FilePart(file, offset, count)
+        except (OSError, ValueError):
+            return False
+        try:
+            if self.claim is not None:
+                self._claim_answer()
+            data = connection.protocol.send_head(head, count)
+            part.count = connection.protocol.claim_data(count)
+            connection.protocol.send_end()
+        except BaseException:
+            part.close()
+            raise
         self.head_sent = True
         outbox = connection.outbox = Outbox()
         with outbox.lock:
-            outbox.put(head)
-            if count:
-                outbox.put_file(FilePart(file, offset, count, close))
+            outbox.put(data)
+            if part.count:
+                outbox.put_file(part)
+            else:
+                part.close()
             self._flush(outbox)
-        if not count:
-            close()
+            if outbox:
+                self._leave_to_loop(outbox)
+        return True
 
     def abort(self, reason: str) -> None:
         """The response cannot be ended: closing the connection is how the client notices."""
@@ -269,7 +280,6 @@ class Exchange:
             connection.broken = True
             raise ClientDisconnected from None
         if sent != len(data):
-            connection.outbox = Outbox()
             self._put(data[sent:])
 
     def _put(self, data: bytes, *further: bytes) -> None:
@@ -286,7 +296,7 @@ class Exchange:
             outbox.put(data)
             for part in further:
                 outbox.put(part)
-            if outbox.gathering and self.gathers and outbox.bytes_waiting < outbox.gather_bytes:
+            if self.gathers and outbox.bytes_waiting < outbox.gather_bytes:
                 return
             if is_ours:
                 outbox.gathering = self.gathers
