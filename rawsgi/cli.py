@@ -174,6 +174,9 @@ def serve_settings(
     try:
         name = settings.application
         if application is None:
+            # Frameworks look for it to learn that they are not being developed: web.py shows its
+            # source and local variables to clients otherwise.
+            os.environ.setdefault("SERVER_SOFTWARE", f"rawsgi/{VERSION}")
             name, application = find_application(settings.application, settings.app_dir)
             configure_logging(settings)  # again: see there
 

@@ -153,3 +153,19 @@ def test_a_busy_client_is_answered_once_more_when_the_server_stops(tmp_path: Pat
             break
     assert answer.endswith(b"\r\n\r\nserved")
     assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_an_application_that_configures_logging_late_and_looks_for_its_server(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "late.py").write_text("""
+import logging.config, os
+FOUND = os.environ["SERVER_SOFTWARE"]
+def app(environ, start_response):
+    logging.config.dictConfig({"version": 1})
+    assert environ["SERVER_SOFTWARE"] == FOUND
+    raise ValueError("seen")
+""")
+    with serve(str(tmp_path / "late.py")) as server:
+        assert server.request("GET", "/").status == 500
+        wait_until(lambda: "ValueError: seen" in server.stderr())

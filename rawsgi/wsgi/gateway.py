@@ -330,6 +330,7 @@ def describe(exchange: Exchange) -> str:
 
 def log_failure(exchange: Exchange, what: str, error: BaseException) -> None:
     """Write an error with its request to the error log; a traceback only if it tells more."""
+    log.disabled = False  # an application that configures `logging` late disables what exists
     try:
         if isinstance(error, ResponseError) and not has_foreign_frame(error):
             log.error("%s: %s", describe(exchange), error)
