@@ -303,7 +303,7 @@ class Exchange:
                 self._flush(outbox)
                 outbox.gather_bytes = min(outbox.bytes_waiting + GATHER_BYTES, HIGH_WATERMARK_BYTES)
             if outbox and not outbox.watched:
-                outbox.watched = True
+                outbox.watched = True  # also while gathering: it is how a throttled thread goes on
                 connection.loop.post(type(connection).watch_outbox, connection)
             if outbox.bytes_waiting > HIGH_WATERMARK_BYTES:
                 outbox.throttled = True
