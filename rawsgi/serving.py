@@ -12,8 +12,9 @@ from typing import Any
 
 from rawsgi.cli import serve_settings
 from rawsgi.config import OPTIONS, SettingsError, suggest
-from rawsgi.net.listening.listener import parse_bind
-from rawsgi.settings.sources import resolve_settings
+from rawsgi.net.listening.listener import ListenerError, parse_bind
+from rawsgi.settings.newcomers import explain_flag
+from rawsgi.settings.sources import Resolved, resolve_settings
 from rawsgi.wsgi.gateway import Application
 
 _NAMES = {
@@ -40,13 +41,38 @@ def serve(
     Raises `SettingsError` for settings that make no sense, `ListenerError` for an address that
     cannot be had, `TypeError` for an application that cannot be called.
     """
+    return serve_settings(_resolve(application, settings), application, on_ready)
+
+
+def serve_paste(application: Application, global_settings: object, **settings: str) -> None:
+    """`[server:main] use = egg:rawsgi` of a PasteDeploy file: `pserve development.ini`.
+
+    `listen = HOST:PORT [HOST:PORT ...]`, as Pyramid's templates have it for waitress, is `bind`.
+    """
+    given: dict[str, Any] = {key.replace("-", "_"): text for key, text in settings.items()}
+    try:
+        if "listen" in given:
+            if "bind" in given:
+                raise SettingsError("listen: cannot stand beside bind; give one of them")
+            given["bind"] = given.pop("listen").split()
+        resolved = _resolve(application, given)
+    except (SettingsError, ListenerError) as error:
+        # pserve shows this in one line, and a traceback of anything else.
+        raise SystemExit(f"rawsgi: {error}") from None
+    serve_settings(resolved, application)
+
+
+def _resolve(application: Application, settings: dict[str, Any]) -> Resolved:
+    """Check what can be checked before anything is opened. Raises as `serve` says."""
     if not callable(application):
         raise TypeError(f"the application is not callable: {type(application).__name__}")
     given: dict[str, Any] = {"application": name_application(application)}
     for name, value in settings.items():
         option = _NAMES.get(name)
         if option is None:
-            raise SettingsError(f"there is no setting {name!r}{suggest(name, list(_NAMES))}")
+            foreign = explain_flag("--" + name.replace("_", "-"))
+            hint = f": {foreign}" if foreign else suggest(name, list(_NAMES))
+            raise SettingsError(f"there is no setting {name!r}{hint}")
         if value is None:
             continue
         if option.many and not isinstance(value, str):
@@ -56,13 +82,7 @@ def serve(
     resolved = resolve_settings(given, os.environ)
     for text in resolved.settings.bind:
         parse_bind(text)
-    return serve_settings(resolved, application, on_ready)
-
-
-def serve_paste(application: Application, global_settings: object, **settings: str) -> None:
-    """`[server:main] use = egg:rawsgi` of a PasteDeploy file: `pserve development.ini`."""
-    given: dict[str, Any] = {key.replace("-", "_"): text for key, text in settings.items()}
-    serve(application, **given)
+    return resolved
 
 
 def name_application(application: Any) -> str:

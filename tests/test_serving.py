@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tomllib
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def start(program: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
     path = folder / "program.py"
     path.write_text(program)
     process = subprocess.Popen(
-        [sys.executable, str(path)],
+        [sys.executable, str(path)], cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -91,6 +93,10 @@ def test_a_thread_of_a_program_serves(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"thread": 4}, "there is no setting 'thread' (did you mean threads?)"),
+        ({"workers": 4}, "there is no setting 'workers': one process serves, with up to --threads"),
+        ({"listen": "*:80"}, "there is no setting 'listen': write --bind ADDRESS"),
+        ({"trusted_proxy_count": 1}, "there is no setting 'trusted_proxy_count': there is no"),
+        ({"bind": []}, "--bind: there is no address to listen at"),
         ({"threads": 0}, "--threads"),
         ({"threads": "many"}, "--threads"),
         ({"bind": "nowhere", "port": 1}, "--port: cannot stand beside --bind"),
@@ -128,6 +134,60 @@ def test_values_are_those_of_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [seen[0].access_log, seen[2].access_log] == [False, True]
 
 
+def serve_as_paste(application: Any, **section: str) -> None:
+    """As PasteDeploy calls it: application, global settings, the rest of the section."""
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    module, _, name = entry["paste.server_runner"]["main"].partition(":")
+    assert module == serving.__name__
+    getattr(serving, name)(application, {"here": "/"}, **section)
+
+
+INI = """
+[loggers]
+keys = root, rawsgi
+[handlers]
+keys = file
+[formatters]
+keys =
+[logger_root]
+level = INFO
+handlers =
+[handler_file]
+class = FileHandler
+args = ("app.log",)
+"""
+FROM_INI = "import logging.config\nlogging.config.fileConfig('app.ini')\n"
+FAILING = """
+import rawsgi
+
+def app(environ, start_response):
+    raise LookupError("on purpose")
+
+rawsgi.serve(app, port=0, on_ready=lambda addresses: print(addresses[0], flush=True))
+"""
+
+
+@pytest.mark.parametrize("block", ["dictconfig", "ini"])
+def test_the_error_log_has_further_handlers(block: str, tmp_path: Path) -> None:
+    """As docs/deployment.md shows it: a file, beside standard error."""
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    found = re.search(rf"<!-- {block} -->\n```\w+\n(.*?)```", page, re.DOTALL)
+    assert found
+    (tmp_path / "app.ini").write_text(INI + found[1])
+    configure = FROM_INI if block == "ini" else found[1].replace("/var/log/shop/", "")
+    process, address = start(configure + FAILING, tmp_path)
+    try:
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            get(address)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    text = (tmp_path / "app.log").read_text()
+    assert [each.count("LookupError: on purpose") for each in (text, errors)] == [1, 1]
+
+
 def test_settings_of_a_paste_file_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
@@ -139,10 +199,28 @@ def test_settings_of_a_paste_file_are_text(monkeypatch: pytest.MonkeyPatch) -> N
         return []
 
     monkeypatch.setattr(serving, "serve_settings", remember)
-    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    module, _, name = entry["paste.server_runner"]["main"].partition(":")
-    assert module == serving.__name__
-    # As PasteDeploy calls it: application, global settings, the rest of the section.
-    getattr(serving, name)(application, {"here": "/"}, host="::1", port="6543", **{"app-dir": "/"})
-    [(settings, given)] = seen
-    assert (settings.bind, settings.app_dir, given) == (("[::1]:6543",), "/", application)
+    serve_as_paste(application, host="::1", port="6543", **{"app-dir": "/"})
+    serve_as_paste(application, listen="localhost:6543\n*:6544")
+    assert [(settings.bind, settings.app_dir, given) for settings, given in seen] == [
+        (("[::1]:6543",), "/", application),
+        (("localhost:6543", "*:6544"), ".", application),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"workers": "4"}, "rawsgi: there is no setting 'workers': one process serves"),
+        ({"listen": "6543"}, "rawsgi: '6543': an address is HOST:PORT"),
+        ({"listen": ""}, "rawsgi: --bind: there is no address"),
+        ({"listen": ":1", "bind": ":2"}, "rawsgi: listen: cannot stand beside bind"),
+        ({"listen": ":1", "port": "2"}, "rawsgi: --port: cannot stand beside --bind"),
+        ({"threads": "many"}, "rawsgi: --threads many: must be"),
+    ],
+)
+def test_a_mistake_in_a_paste_file_is_one_line(section: dict[str, str], message: str) -> None:
+    """pserve shows the text of `SystemExit`, and a traceback of anything else."""
+    with pytest.raises(SystemExit) as caught:
+        serve_as_paste(lambda environ, start_response: [], **section)
+    text = caught.value.code
+    assert isinstance(text, str) and text.startswith(message) and text.isprintable()

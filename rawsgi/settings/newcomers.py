@@ -30,7 +30,7 @@ _TIMEOUT = (
     "write --request-timeout TIME, which answers a slow request with 504 and ends nothing else"
 )
 _ENVIRON = "set the variables before: set -a; . ./FILE"
-_PASTE = "there is no Paste yet: write a module that loads the application"
+_PASTE = "write use = egg:rawsgi below [server:main] of the file, and start it with pserve"
 _FORMAT = "its format is fixed: combined, with the duration at the end"
 _RELAX = "write --allow NAME for what may be relaxed (docs/settings.md)"
 _NO_METRICS = "there are no metrics yet"
@@ -105,8 +105,6 @@ FOREIGN_FLAGS = {
     "--proxy-allow-from": _NO_TRUST,
     "--proxy-protocol": _NO_TRUST,
     "--proxy-headers": _NO_TRUST,
-    "--trusted-proxy": _NO_TRUST,
-    "--trusted-proxy-headers": _NO_TRUST,
     "--url-scheme": _NO_TRUST,
     "--url-prefix": "there is no prefix yet: the application sets SCRIPT_NAME (docs/deployment.md)",
     "--root-path": "there is no prefix yet: the application sets SCRIPT_NAME (docs/deployment.md)",
@@ -114,6 +112,7 @@ FOREIGN_FLAGS = {
     "--no-log": "write --log-level critical",
     "--log-file": _ERROR_LOG,
     "--error-logfile": _ERROR_LOG,
+    "--errorlog": _ERROR_LOG,
     "--capture-output": _ERROR_LOG,
     "--access-logfile": _ACCESS_LOG,
     "--access-logformat": _FORMAT,
@@ -162,6 +161,7 @@ FOREIGN_FAMILIES = {
     "--websocket": "there are no WebSockets: WSGI has none",
     "--asgi": "rawsgi serves WSGI, and nothing else",
     "--uwsgi": "rawsgi speaks HTTP, and nothing else",
+    "--trusted-proxy": _NO_TRUST,
     "--static": "static files are an application's: rawsgi.wsgi.static.StaticFiles, or nginx",
     "--metrics": _NO_METRICS,
     "--statsd": _NO_METRICS,

@@ -91,6 +91,8 @@ def _choose_bind(
         other = next(entry for entry in short if entry.rank == rank)
         raise SettingsError(f"{other.source}: cannot stand beside {bind.source}; give one of them")
     if bind and bind.rank > rank:
+        if not bind.value:
+            raise SettingsError(f"{bind.source}: there is no address to listen at")
         return bind.value, bind.source
     host, port = (given[name].value if name in given else None for name in ("host", "port"))
     sources = [entry.source for entry in short]

@@ -163,7 +163,7 @@ def _expectation(table: dict[str, Any], where: str, *, ours: bool) -> Expectatio
     fields, present_fields, absent_fields = _fields(table, where)
     environ, absent_environ = _environ(table, where)
     return Expectation(
-        responses=_alternatives(table, "responses", range(200, 600), where),
+        responses=_alternatives(table, "responses", range(200, 1000), where),
         interim=interim,
         connection=_choice(table, "connection", CONNECTIONS, "any"),
         complete=_flag(table, "complete", True),

@@ -47,6 +47,7 @@ STATUSES: Final = (
     "299 Quite (all) right!",
     "404 Not Found",
     "418 I'm a teapot",
+    "999 Message here",
 )
 for _status in STATUSES:
     BEHAVIOURS.at("status/" + _status[:3])(_with_status(_status))
@@ -140,6 +141,38 @@ def _write_length(environ: Environ, start_response: StartResponse) -> Any:
     return []
 
 
+def _write_in_generator(*fields: tuple[str, str]) -> Behaviour:
+    # PEP 3333 forbids write() once the iterable runs; Dulwich, hgweb and klaus do it.
+    def write_in_generator(environ: Environ, start_response: StartResponse) -> Any:
+        write = start_response("200 OK", [TEXT, *fields])
+        write(b"written, ")
+        yield b"then given, "
+        write(b"written, ")
+        yield b"given"
+
+    return write_in_generator
+
+
+def _write_in_generator_only(*fields: tuple[str, str]) -> Behaviour:
+    def write_in_generator_only(environ: Environ, start_response: StartResponse) -> Any:
+        write = start_response("200 OK", [TEXT, *fields])
+        write(b"written ")
+        write(b"twice")
+        yield from ()  # makes this function a generator
+
+    return write_in_generator_only
+
+
+WRITES_IN_GENERATOR: Final[dict[str, Behaviour]] = {
+    "write-in-generator": _write_in_generator(),
+    "write-in-generator-length": _write_in_generator(("Content-Length", "35")),
+    "write-in-generator-only": _write_in_generator_only(),
+    "write-in-generator-only-length": _write_in_generator_only(("Content-Length", "13")),
+}
+for _name, _behaviour in WRITES_IN_GENERATOR.items():
+    BEHAVIOURS.at("response/" + _name)(_behaviour)
+
+
 @BEHAVIOURS.at("response/closing")
 def _closing(environ: Environ, start_response: StartResponse) -> Any:
     start_response("200 OK", [TEXT, ("Content-Length", "7")])
@@ -193,6 +226,12 @@ def _long(environ: Environ, start_response: StartResponse) -> Any:
 @BEHAVIOURS.at("response/long-block")
 def _long_block(environ: Environ, start_response: StartResponse) -> Any:
     return answer(start_response, LONG_BLOCK * LONG_BLOCKS)
+
+
+@BEHAVIOURS.at("response/length-with-spaces")
+def _length_with_spaces(environ: Environ, start_response: StartResponse) -> Any:
+    start_response("200 OK", [TEXT, ("Content-Length", " 5 ")])
+    return [b"hello"]
 
 
 @BEHAVIOURS.at("response/length-over")
