@@ -31,6 +31,16 @@ def app(environ, start_response):
         os.kill(child, signal.SIGTERM)
         _, status = os.waitpid(child, 0)
         content = str(os.waitstatus_to_exitcode(status))
+    elif path == "/soon":
+        statuses = set()
+        for _ in range(50):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            statuses.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        content = str(statuses)
     elif path == "/left":
         child = os.fork()
         if child == 0:
@@ -79,6 +89,20 @@ def test_a_signal_to_a_child_is_not_taken_for_the_servers(
         answer = server.exchange(GET % b"/terminated")
         assert answer.endswith(b"\r\n\r\n%d" % -signal.SIGTERM)
         assert server.exchange(GET % b"/").endswith(b"\r\n\r\nserved")
+
+
+@pytest.mark.parametrize("threads", ["1", "4"])
+def test_a_signal_to_a_child_that_was_just_forked_is_the_childs(
+    threads: str, tmp_path: Path
+) -> None:
+    """It comes before the child has run a line, and so before it has left the server."""
+    (tmp_path / "forking.py").write_text(APPLICATION)
+    with serve(str(tmp_path / "forking.py"), "--threads", threads) as server:
+        for _ in range(2):
+            answer = server.exchange(GET % b"/soon")
+            assert answer.endswith(b"\r\n\r\n{%d}" % -signal.SIGTERM)
+        assert server.exchange(GET % b"/").endswith(b"\r\n\r\nserved")
+        assert "stopping" not in server.stderr()
 
 
 def test_a_child_holds_neither_the_client_nor_the_port(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ from tests.proc import (
     read_memory_bytes,
 )
 from tests.serving import Reader, Server, serve, wait_until
-from tests.test_threads import WAITING, get, time_requests
+from tests.test_threads import WAITING, Folder, folder, get, time_requests
+
+__all__ = ["folder"]  # a fixture
 
 # No deadline of the server ends what these tests go on with on purpose.
 PATIENT = (
@@ -239,6 +241,75 @@ def test_busy_connections_are_not_closed_for_new_ones() -> None:
             assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 
+def count_sockets(pid: int) -> int:
+    return sum("socket" in name for name in list_descriptors(pid))
+
+
+@contextlib.contextmanager
+def watch_sockets(pid: int) -> Iterator[list[int]]:
+    """How many sockets the process has, again and again."""
+    counts = [count_sockets(pid)]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.005):
+            counts.append(count_sockets(pid))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        stop.set()
+        thread.join()
+
+
+@needs_proc
+def test_the_limit_holds_however_many_come_at_once(folder: Folder) -> None:
+    """One above it: who finds no room is known only when he is there. All are served in the end."""
+    flags = ("--connections", "10", "--threads", "16", *PATIENT)
+    request = get("/until/go").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    with serve(WAITING, *flags, env=folder.env) as server, contextlib.ExitStack() as stack:
+        with watch_sockets(server.pid) as counts:
+            connections = []
+            for _ in range(300):
+                connections.append(stack.enter_context(server.connect()))
+                connections[-1].sendall(request)
+            wait_until(lambda: folder.count_begun("go") >= 10)
+            looks = len(counts)
+            wait_until(lambda: len(counts) > looks + 40)
+            folder.release("go")
+            for connection in connections:
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert max(counts) - counts[0] <= 11
+
+
+def test_a_place_that_becomes_free_is_taken_at_once(folder: Folder) -> None:
+    """Each client is one too many, so that accepting rests; it goes on when he has gone."""
+    flags = ("--connections", "1", "--threads", "4", *PATIENT)
+    with serve(WAITING, *flags, env=folder.env) as server, server.connect() as connection:
+        connection.sendall(get("/until/go"))
+        wait_until(lambda: folder.count_begun("go") == 1)
+        began = time.monotonic()
+        for _ in range(20):
+            assert server.request("GET", "/").status == 200
+        assert time.monotonic() - began < 1.0, "as if each had waited for 0.1 s"
+        folder.release("go")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_pipelines_is_not_closed_to_make_room() -> None:
+    """Between two of its requests it waits for nothing: the next one has been read already."""
+    flags = ("--connections", "1", "--threads", "4", *PATIENT)
+    with serve(WAITING, *flags) as server, server.connect() as connection:
+        connection.sendall(get("/spin/0.001") * 100)
+        for _ in range(10):
+            assert server.request("GET", "/").status == 200
+        with Reader(connection) as reader:
+            for _ in range(100):
+                assert reader.read_response().text == "computed"
+
+
 @needs_proc
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of others: Linux only")
 def test_out_of_descriptors_it_rests_and_recovers() -> None:
@@ -360,7 +431,7 @@ def settle(server: Server, threads: int) -> None:
     """Until the server has noticed that everybody left."""
     wait_until(
         lambda: (
-            sum("socket" in name for name in list_descriptors(server.pid)) <= 6  # its own are 5
+            count_sockets(server.pid) <= 6  # its own are 5
             and count_threads(server.pid) <= threads
         ),
         30,
@@ -481,3 +552,27 @@ def test_large_chunks_end_before_their_generator_is_closed(threads: str) -> None
         assert time.monotonic() - began < 1.5
         assert [set(chunk) for chunk in response.chunks] == [{number} for number in range(8)]
         assert len(response.content) == 8_000_000
+
+
+def test_blocks_before_a_failure_do_not_wait_for_close(folder: Folder) -> None:
+    """What a full socket did not take. With one of these sizes it is the last block for which
+    the socket is full, and it has been gathered."""
+    with serve(WAITING, "--threads", "16", *PATIENT, env=folder.env) as server:
+        sizes = range(192 << 10, 384 << 10, 32 << 10)
+        for size in sizes:
+            with socket.socket() as connection:
+                connection.settimeout(10)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                connection.connect((server.host, server.port))
+                connection.sendall(get(f"/fail/{size}/closed"))
+                with contextlib.suppress(AssertionError):  # it may wait for the client instead
+                    wait_until(has_failed(server, size), 0.3)
+                received = 0
+                while received < size:
+                    received += connection.recv(1 << 20).count(0)
+        folder.release("closed")
+        wait_until(lambda: server.request("GET", "/closed").text == str(len(sizes)))
+
+
+def has_failed(server: Server, size: int) -> Callable[[], bool]:
+    return lambda: f"GET /fail/{size}/closed: the application failed" in server.stderr()

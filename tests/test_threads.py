@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import signal
 import socket
 import statistics
 import threading
@@ -230,6 +232,46 @@ def test_pipelined_requests_are_answered_in_order_beside_slow_ones(folder: Folde
                 assert len(reader.read_response().content) == size
         folder.release("go")
         assert slow.read().status == 200
+
+
+def test_the_first_response_of_a_turn_does_not_wait_for_the_last() -> None:
+    """All come while the server stands still, and each of them computes for 3 ms."""
+    late = []
+    with serve(WAITING, "--threads", "16") as server, clients() as make:
+        for _ in range(5):
+            made = [make(server, "/") for _ in range(22)]
+            for client in made:
+                assert client.read().status == 200
+            time.sleep(0.1)  # with a moment without requests the standby's patience comes back
+            os.kill(server.pid, signal.SIGSTOP)
+            try:
+                # Which of them is the first of the turn is the poller's: the first or the last.
+                short, long = [made[0], made[-1]], made[1:-1]
+                for client in made:
+                    client.socket.sendall(get("/" if client in short else "/two/0.003"))
+            finally:
+                os.kill(server.pid, signal.SIGCONT)
+            select.select([client.socket for client in short], [], [], 10)
+            answered = select.select([client.socket for client in long], [], [], 0)[0]
+            late.append(len(answered))
+            for client in made:
+                assert client.read().status == 200
+    # After one or two of the others; after more now and then, when this machine stalls.
+    assert statistics.median(late) <= 10, late
+
+
+def test_an_error_page_does_not_wait_for_close(folder: Folder) -> None:
+    """That of a request which was queued, too."""
+    with serve(WAITING, "--threads", "1", env=folder.env) as server, clients() as make:
+        held = make(server, "/until/go")
+        wait_until(lambda: folder.count_begun("go"))
+        queued = make(server, "/fail/0/closed")
+        assert server.exchange(b"This is a sample\r\n").startswith(b"HTTP/1.1 400 ")
+        folder.release("go")
+        assert held.read().status == 200
+        assert queued.read().status == 500
+        folder.release("closed")
+        assert server.request("GET", "/closed").text == "1"
 
 
 @needs_proc

@@ -9,10 +9,13 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from rawsgi.net.client.buffers import Outbox
+from rawsgi.net.client.exchange import Exchange
+from tests.played_connection import Client
 from tests.proc import count_threads, needs_proc
 from tests.serving import Reader, Server, serve, wait_until
 from tests.test_threads import WAITING, Folder, clients, folder, get, time_requests
@@ -54,8 +57,12 @@ def test_a_head_that_does_not_end_in_time_gets_408() -> None:
         assert b"\r\nConnection: close\r\n" in answer
 
 
-def test_bytes_now_and_then_do_not_prolong_a_head() -> None:
+@pytest.mark.parametrize("responses", [0, 1])
+def test_bytes_now_and_then_do_not_prolong_a_head(responses: int) -> None:
     with serve(WAITING, "--head-timeout", "800ms") as server, server.connect() as connection:
+        if responses:
+            connection.sendall(get("/"))
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         with takes(0.8, 0.8):
             for byte in b"GET / HTTP/1.1\r\nHost: a.example\r\nX: " + b"y" * 1000:
                 connection.sendall(bytes((byte,)))
@@ -90,6 +97,20 @@ def test_the_head_after_an_idle_time_has_its_own_deadline() -> None:
             connection.sendall(b"GET / HTTP/1.1\r\n")
             with takes(0.5, 0.5):
                 assert read_until_closed(connection).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_a_head_outlives_the_idle_time_in_which_it_began(pipelined: bool) -> None:
+    flags = ("--keep-alive-timeout", "400ms", "--head-timeout", "20s")
+    half, rest = get("/")[:20], get("/")[20:]
+    with serve(WAITING, *flags) as server, server.connect() as connection:
+        with Reader(connection) as reader:
+            connection.sendall(get("/") + half * pipelined)
+            assert reader.read_response().status == 200
+            connection.sendall(half * (not pipelined))
+            assert not select.select([connection], [], [], 0.7)[0], "neither closed nor answered"
+            connection.sendall(rest)
+            assert reader.read_response().status == 200
 
 
 def test_content_that_pauses_for_too_long_gets_408() -> None:
@@ -244,6 +265,30 @@ def test_a_response_that_has_begun_is_cut_at_the_timeout() -> None:
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert not answer.endswith(b"0\r\n\r\n"), "as if it were complete"
         wait_until(lambda: server.request("GET", "/closed").text == "1")
+
+
+def stop_gathering(exchange: Exchange) -> None:
+    exchange.stop_gathering()
+
+
+def fail(exchange: Exchange) -> None:
+    exchange.abort("it was interrupted")
+
+
+@pytest.mark.parametrize("step", [stop_gathering, fail])
+def test_after_an_interrupted_send_nothing_is_sent_any_more(
+    step: Callable[[Exchange], None],
+) -> None:
+    """Nobody knows how much has left: what is thought to wait might be sent twice."""
+    client = Client()
+    outbox = client.connection.outbox = Outbox()
+    outbox.put(b"sent, and not yet taken out")
+    outbox.gathering = True
+    client.socket.room = 1000
+    client.connection.broken = True  # as at the request timeout
+    step(client.exchange)
+    assert client.socket.attempts == 0
+    assert not outbox and not client.loop.posts
 
 
 def test_requests_that_end_in_time_are_never_hit(folder: Folder) -> None:

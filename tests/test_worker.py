@@ -49,6 +49,36 @@ def test_a_stop_answers_what_is_in_flight(folder: Folder, number: signal.Signals
         assert "cut" not in server.stderr()
 
 
+@pytest.mark.parametrize("sent", ["before", "while it stops", "afterwards", "never"])
+def test_a_stop_answers_who_was_promised_that_the_connection_is_kept(
+    folder: Folder, sent: str
+) -> None:
+    """The client has its whole response, and the application closes the iterable meanwhile."""
+    flags = ("--threads", "2", "--access-log")
+    with serve(WAITING, *flags, env=folder.env) as server, server.connect() as connection:
+        with Reader(connection) as reader:
+            connection.sendall(get("/hold/go"))
+            first = reader.read_response()
+            assert first.text == "held" and first.field("Connection") is None
+            if sent == "before":
+                connection.sendall(get("/"))
+            os.kill(server.pid, signal.SIGTERM)
+            wait_until(lambda: "stopping" in server.stderr())
+            if sent == "while it stops":
+                connection.sendall(get("/"))
+            folder.release("go")
+            if sent == "afterwards":
+                wait_until(lambda: "/hold/go" in server.stdout())
+                connection.sendall(get("/"))
+            if sent == "never":
+                assert reader.file.read() == b"", "it is not waited for as long as otherwise"
+            else:
+                last = reader.read_response()
+                assert last.status == 200 and last.field("Connection") == "close"
+        connection.close()
+        wait_until(lambda: ended(server))
+
+
 def test_a_second_signal_stops_at_once_and_names_what_is_cut(folder: Folder) -> None:
     with serve(WAITING, env=folder.env, exit_code=130) as server, clients() as make:
         make(server, "/until/never?a=%22")

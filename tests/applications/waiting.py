@@ -11,6 +11,9 @@
 /file/COUNT          answers with a file of that size
 /linger/SECONDS      one large block of known length, whose generator goes on for so long
 /close/SECONDS       large blocks of unknown length, whose `close` takes so long
+/hold/NAME           a small block of unknown length, whose `close` waits for NAME as /until does
+/fail/COUNT/NAME     so many bytes in blocks of 16 KiB, then it fails; its `close` waits for NAME
+/two/SECONDS         computes in Python, then two small blocks
 /ticks/SECONDS       a block every so many seconds, for ever
 /closed              how many iterables of /blocks and /ticks were closed
 /most                how many requests ran at the same time at most, and in which threads
@@ -142,6 +145,47 @@ def close_slowly(
     return Blocks((bytes([number]) * 1_000_000 for number in range(8)), float(rest))
 
 
+class Held(Blocks):
+    """An iterable whose `close` waits until a file exists."""
+
+    def __init__(self, blocks: Iterator[bytes], name: str) -> None:
+        super().__init__(blocks)
+        self._path = Path(_FOLDER) / name
+
+    def close(self) -> None:
+        while not self._path.exists():
+            time.sleep(0.005)
+        super().close()
+
+
+def hold(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return Held(iter([b"held"]), rest)
+
+
+def fail(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> Iterable[bytes]:
+    count, name = rest.split("/")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+
+    def make_blocks() -> Iterator[bytes]:
+        for _ in range(int(count) // BLOCK_BYTES):
+            yield bytes(BLOCK_BYTES)
+        raise ValueError("on purpose")
+
+    return Held(make_blocks(), name)
+
+
+def send_two(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    end = time.monotonic() + float(rest)
+    while time.monotonic() < end:
+        pass
+    yield b"one"
+    yield b"two"
+
+
 def send_file(
     environ: dict[str, Any], start_response: Callable[..., Any], rest: str
 ) -> Iterable[bytes]:
@@ -180,6 +224,9 @@ ANSWERS: dict[str, Callable[..., Iterable[bytes]]] = {
     "": show,
     "linger": linger,
     "close": close_slowly,
+    "hold": hold,
+    "fail": fail,
+    "two": send_two,
     "sleep": sleep,
     "spin": spin,
     "block": block,
