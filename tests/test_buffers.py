@@ -144,7 +144,7 @@ class SentFile:
     def make_part(self, offset: int, count: int) -> FilePart:
         with self._path.open("rb") as file:
             part = FilePart(file, offset, count)
-        self._descriptor = part._descriptor
+        self._descriptor = part._copy.fileno()
         return part
 
     @property

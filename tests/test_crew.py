@@ -188,8 +188,9 @@ class Handler:
 
 
 class Outbox:
-    """What `Parking` uses of an outbox."""
+    """What `Parking` and `Overtime` use of an outbox."""
 
+    complete = False
     gathering = False
 
     def __init__(self) -> None:

@@ -576,3 +576,35 @@ def test_blocks_before_a_failure_do_not_wait_for_close(folder: Folder) -> None:
 
 def has_failed(server: Server, size: int) -> Callable[[], bool]:
     return lambda: f"GET /fail/{size}/closed: the application failed" in server.stderr()
+
+
+def test_room_is_made_by_who_has_all_of_its_response() -> None:
+    """A close destroys what the kernel still holds for a slow reader, if it sends on."""
+    with serve(WAITING, "--connections", "2", *PATIENT) as server, contextlib.ExitStack() as stack:
+        slow = stack.enter_context(socket.socket())
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(20)
+        slow.connect((server.host, server.port))
+        slow.sendall(get("/bytes/60000"))
+        prompt = stack.enter_context(server.connect())
+        prompt.sendall(get("/"))
+        assert prompt.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        time.sleep(0.03)  # who has just been answered is not closed
+        assert server.request("GET", "/").status == 200
+        assert prompt.recv(1) == b""
+        slow.sendall(get("/"))
+        with Reader(slow) as reader:
+            assert len(reader.read_response().content) == 60000
+            assert reader.read_response().status == 200
+
+
+def test_who_does_not_read_has_no_place_for_good() -> None:
+    """Where all that do nothing have unread responses, the longest idle one leaves."""
+    with serve(WAITING, "--connections", "3", *PATIENT) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(socket.socket())
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((server.host, server.port))
+            slow.sendall(get("/bytes/60000"))
+        for _ in range(5):
+            assert server.request("GET", "/").status == 200

@@ -392,3 +392,21 @@ def test_the_demands_of_the_issue() -> None:
         assert 1.98 <= time.monotonic() - began <= 2.5
         for what in ("sleep", "spin", "block"):
             assert f"in {what}" in server.stderr()
+
+
+@pytest.mark.parametrize("path", ["/keep/1.5", "/close/1.5"])
+def test_a_response_that_is_whole_is_not_cut_by_a_late_close(path: str) -> None:
+    """The thread is interrupted; what the server has already still reaches a slow client."""
+    with serve(WAITING, "--request-timeout", "300ms") as server, server.connect() as connection:
+        connection.sendall(get(path))
+        with Reader(connection) as reader:
+            if path.startswith("/close"):  # the generator has to end before
+                content = reader.read_response().content
+            wait_until(lambda: f"{path} timed out" in server.stderr())
+            if path.startswith("/keep"):
+                content = reader.read_response().content
+        assert len(content) == (4_000_000 if path.startswith("/keep") else 8_000_000)
+        began = time.monotonic()
+        assert server.request("GET", "/").status == 200
+        assert time.monotonic() - began < 1
+        assert "close() of the response failed" not in server.stderr()

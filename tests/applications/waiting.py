@@ -14,6 +14,7 @@
 /hold/NAME           a small block of unknown length, whose `close` waits for NAME as /until does
 /fail/COUNT/NAME     so many bytes in blocks of 16 KiB, then it fails; its `close` waits for NAME
 /two/SECONDS         computes in Python, then two small blocks
+/keep/SECONDS        a file of 4 MB whose `close` takes so long
 /ticks/SECONDS       a block every so many seconds, for ever
 /closed              how many iterables of /blocks and /ticks were closed
 /most                how many requests ran at the same time at most, and in which threads
@@ -197,6 +198,25 @@ def send_file(
     return environ["wsgi.file_wrapper"](file)  # type: ignore[no-any-return]
 
 
+def keep_file(
+    environ: dict[str, Any], start_response: Callable[..., Any], rest: str
+) -> Iterable[bytes]:
+    file: Any = tempfile.TemporaryFile()
+    file.write(b"kept" * 1_000_000)
+    file.seek(0)
+    close = file.close
+
+    def close_late() -> None:
+        try:
+            time.sleep(float(rest))
+        finally:
+            close()
+
+    file.close = close_late
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return environ["wsgi.file_wrapper"](file)  # type: ignore[no-any-return]
+
+
 def tick(environ: dict[str, Any], start_response: Callable[..., Any], rest: str) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
 
@@ -235,6 +255,7 @@ ANSWERS: dict[str, Callable[..., Iterable[bytes]]] = {
     "bytes": send_bytes,
     "blocks": send_blocks,
     "file": send_file,
+    "keep": keep_file,
     "ticks": tick,
     "closed": count_closed,
     "most": count_most,

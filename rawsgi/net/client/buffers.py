@@ -77,17 +77,18 @@ class FilePart:
     by the loop.
     """
 
-    __slots__ = ("_descriptor", "count", "offset")
+    __slots__ = ("_copy", "count", "offset")
 
     def __init__(self, file: Any, offset: int, count: int) -> None:
         """Raises `OSError`: there are no descriptors left; what `file.fileno` raises."""
-        self._descriptor = os.dup(file.fileno())
+        # All in C, so that no request timeout comes between the descriptor and its owner.
+        (self._copy,) = map(io.FileIO, map(os.dup, (file.fileno(),)))
         self.offset = offset
         self.count = count
 
     def send(self, sock: socket.socket) -> int:
         """Send some of it; return how many bytes. Raises `OSError`, also `BlockingIOError`."""
-        sent = _send_file(sock, self._descriptor, self.offset, min(self.count, _SEND_BYTES))
+        sent = _send_file(sock, self._copy.fileno(), self.offset, min(self.count, _SEND_BYTES))
         if not sent:
             log.error("a file became shorter while it was sent: the response is cut")
             raise OSError(errno.EIO, "the file became shorter while it was sent")
@@ -96,8 +97,8 @@ class FilePart:
         return sent
 
     def close(self) -> None:
-        """Once: when it was sent, or cannot be."""
-        os.close(self._descriptor)
+        """When it was sent, or cannot be. May be called again."""
+        self._copy.close()
 
 
 def _send_file(sock: Any, descriptor: int, offset: int, count: int) -> int:
@@ -120,8 +121,8 @@ class Outbox:
     Exists only for connections whose socket was full, or whose blocks are being gathered.
     """
 
-    __slots__ = ("_parts", "_room", "bytes_waiting", "gather_bytes", "gathering", "lock",
-                 "sent_bytes", "throttled", "watched")  # fmt: skip
+    __slots__ = ("_parts", "_room", "bytes_waiting", "complete", "gather_bytes", "gathering",
+                 "lock", "sent_bytes", "throttled", "watched")  # fmt: skip
 
     def __init__(self) -> None:
         self._parts: deque[bytes | memoryview | FilePart] = deque()
@@ -129,6 +130,8 @@ class Outbox:
         self._room = threading.Condition(self.lock)
         self.bytes_waiting = 0
         self.sent_bytes = 0
+        self.complete = False
+        """The response was put in whole: what its application does now changes nothing in it."""
         self.watched = False
         """The loop was asked to flush, and does so until the box is empty."""
         self.gathering = False

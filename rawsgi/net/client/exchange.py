@@ -163,6 +163,7 @@ class Exchange:
         with outbox.lock:
             for part in parts:
                 outbox.put(part)
+            outbox.complete = True
             self._flush(outbox)
             if outbox:
                 self._leave_to_loop(outbox)
@@ -202,6 +203,7 @@ class Exchange:
                 outbox.gathering = False
                 if data:
                     outbox.put(data)
+                outbox.complete = True
                 if ends_here:
                     self._flush(outbox)
                     if outbox:
@@ -237,6 +239,7 @@ class Exchange:
                 outbox.put_file(part)
             else:
                 part.close()
+            outbox.complete = True
             self._flush(outbox)
             if outbox:
                 self._leave_to_loop(outbox)

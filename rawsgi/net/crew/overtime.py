@@ -99,6 +99,7 @@ class Overtime:
     def _time_out(self, exchange: Exchange, member: Member, age_s: float) -> None:
         """Answer for the application, interrupt its thread where Python can, and replace it."""
         stack = format_stack(member)
+        connection = exchange.connection
         with member.lock:
             if member.exchange is not exchange:
                 return  # it has just ended by itself; its post is under way
@@ -108,14 +109,18 @@ class Overtime:
             except IndexError:
                 unanswered = False
             member.lost = True
-            if not unanswered:  # who is interrupted in a send does not know what has left
-                exchange.connection.broken = True
+            complete = connection.outbox is not None and connection.outbox.complete
+            if not unanswered and not complete:
+                connection.broken = True  # who is interrupted in a send does not know what has left
             interrupt(member.ident)
         log.error("%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack)
         if unanswered:
-            exchange.connection.answer_timeout(exchange)
+            connection.answer_timeout(exchange)
+        elif complete:
+            connection.protocol.abandon("the application took too long after its response")
+            connection.finish(exchange)
         else:
-            exchange.connection.cut()
+            connection.cut()
         self._crew.replace(member, exchange)
 
 

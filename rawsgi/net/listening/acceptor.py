@@ -8,8 +8,10 @@ Only the thread that leads the loop calls.
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
 import sys
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,9 @@ _ACCEPTS_IN_A_ROW = 64
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # A connection that was used so lately is not closed to make room.
 _MOMENT_S = 0.01
+# So many are looked at for one whose last response has left before one of them has to go.
+_SLOW_LIMIT = 64
+_NOTHING = bytes(4)
 # How long accepting rests when there is no room and nobody can be asked to leave.
 _PAUSE_S = 0.1
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
@@ -167,15 +172,20 @@ class Room:
         connections costs little for each.
         """
         latest = self._loop.now - _MOMENT_S
+        slow: list[Connection] = []
         for _ in range(2):
-            while self._candidates and self._candidates[0][0] <= latest:
+            while self._candidates and self._candidates[0][0] <= latest and len(slow) < _SLOW_LIMIT:
                 since, connection = self._candidates.popleft()
-                idle = connection.since == since and is_doing_nothing(connection)
-                if idle and not has_unread(connection):
-                    if len(self._loop.connections) >= self._loop.settings.connections:
-                        self._warn("connection limit reached: the longest idle one made room")
-                    connection.close()
+                if connection.since != since or not is_doing_nothing(connection):
+                    continue
+                if has_unsent(connection):
+                    slow.append(connection)
+                elif not has_unread(connection):
+                    self._ask_to_leave(connection)
                     return True
+            if slow:
+                self._ask_to_leave(slow[0])
+                return True
             if self._candidates:
                 break
             waiting = [
@@ -188,6 +198,11 @@ class Room:
         self._warn("all connections are busy: new ones have to wait")
         self._rest()
         return False
+
+    def _ask_to_leave(self, connection: Connection) -> None:
+        if len(self._loop.connections) >= self._loop.settings.connections:
+            self._warn("connection limit reached: the longest idle one made room")
+        connection.close()
 
     def find_descriptor(self, error: OSError) -> bool:
         """Out of descriptors or memory: an idle connection leaves; False: there is none, and
@@ -242,6 +257,14 @@ def is_doing_nothing(connection: Connection) -> bool:
         and connection.protocol.state == HEAD
         and not connection.resuming  # the next request is here already
     )
+
+
+def has_unsent(connection: Connection) -> bool:
+    """The kernel still holds some of its last response, which closing now might destroy."""
+    try:
+        return fcntl.ioctl(connection.socket.fileno(), termios.TIOCOUTQ, _NOTHING) != _NOTHING
+    except OSError:
+        return False
 
 
 def has_unread(connection: Connection) -> bool:
