@@ -348,7 +348,7 @@ class Play:
         self.inside: dict[Runner, Exchange] = {}
         """Who runs an application just now."""
         self.begun: dict[Runner, float] = {}
-        """Since when the request is timed that it runs, or ran last."""
+        """Since when it runs its request, or ran its last one."""
         self.overlong: set[int] = set()
         self.slow: list[str] = []
         self.timed_out: list[str] = []
@@ -482,7 +482,7 @@ class Play:
         self.demand(outcome in (None, "504"), f"run after it was {outcome}")
         self.demand(me not in self.inside, "one thread in two applications")
         self.inside[me] = exchange
-        self.begun[me] = exchange.called
+        self.begun[me] = schedule.now  # `called` may be long ago: its turn came late
         try:
             try:
                 self._behave(exchange, self.behaviours[number])
