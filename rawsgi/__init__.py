@@ -14,7 +14,7 @@ The path of a request, in the order of the folders:
 """
 
 from rawsgi.config import Settings, SettingsError
-from rawsgi.net.crew.overtime import RequestTimeout
+from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.listening.listener import ListenerError
 from rawsgi.serving import serve
 from rawsgi.version import VERSION as __version__

@@ -108,6 +108,9 @@ class Exchange:
     def abort(self, reason: str) -> None:
         self.protocol.abandon(reason)
 
+    def absorb_timeout(self) -> None:
+        """There is none."""
+
     @property
     def wants_content(self) -> bool:
         return self.protocol.wants_content

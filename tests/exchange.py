@@ -98,6 +98,9 @@ class Exchange:
         self.aborted = reason
         self.protocol.abandon(reason)
 
+    def absorb_timeout(self) -> None:
+        """There is none."""
+
     @property
     def wants_content(self) -> bool:
         return self.protocol.wants_content

@@ -34,8 +34,8 @@ from rawsgi.net.crew import member as member_module
 from rawsgi.net.crew import overtime as overtime_module
 from rawsgi.net.crew import parking as parking_module
 from rawsgi.net.crew.crew import Crew
+from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.crew.member import LEAD, TAKE_OVER
-from rawsgi.net.crew.overtime import RequestTimeout
 from rawsgi.net.crew.parking import Parking
 from rawsgi.net.loop import Loop
 from rawsgi.protocol.head import HeadParser
@@ -701,7 +701,7 @@ class Stage:
         monkeypatch.setattr(overtime_module, "format_stack", lambda member: "")
         monkeypatch.setattr(overtime_module, "interrupt", lambda ident: self.play.interrupt(ident))
         monkeypatch.setattr(
-            crew_module, "absorb_interruption", lambda: self.play.absorb_interruption()
+            member_module, "absorb_interruption", lambda: self.play.absorb_interruption()
         )
         monkeypatch.setattr(Parking, "expire", expire)
         monkeypatch.setattr(crew_module, "_IDLE_LOOKS", 20)

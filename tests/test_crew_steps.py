@@ -25,8 +25,8 @@ from rawsgi.net.crew import crew as crew_module
 from rawsgi.net.crew import overtime as overtime_module
 from rawsgi.net.crew import parking as parking_module
 from rawsgi.net.crew.crew import LONGEST_DELAY_S, SHORTEST_DELAY_S, Crew
+from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.crew.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member
-from rawsgi.net.crew.overtime import RequestTimeout
 from tests.exchange import Log, watch_log
 from tests.played_connection import Client, Loop
 

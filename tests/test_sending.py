@@ -11,11 +11,17 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rawsgi.net.client import buffers
-from rawsgi.net.client.buffers import GATHER_BYTES, HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES
+from rawsgi.net.client.buffers import (
+    GATHER_BYTES,
+    HIGH_WATERMARK_BYTES,
+    LOW_WATERMARK_BYTES,
+    Outbox,
+)
 from rawsgi.net.client.exchange import Exchange
 from rawsgi.protocol.message import ClientDisconnected, ResponseError
 from tests.played_connection import Client
@@ -475,6 +481,38 @@ def test_a_send_that_fails_is_remembered(gathers: bool) -> None:
         )
         client.exchange.send_data(LARGE)
     assert client.connection.broken
+
+
+def end_blocks(exchange: Exchange) -> None:
+    exchange.begin_response(exchange.encode_head(OK, []), None, LARGE)
+    exchange.send_end()
+
+
+def answer_by_large_file(exchange: Exchange) -> None:
+    with Path(__file__).open("rb") as file:
+        exchange.send_file(exchange.encode_head(OK, []), file, (0, 100))
+
+
+@pytest.mark.parametrize("answer", [answer_large, end_blocks, answer_by_large_file])
+def test_a_response_is_complete_only_when_its_thread_sends_no_more(
+    answer: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is interrupted between sending and the account of it does not know what has left: a
+    response that is thought complete would go on, and repeat it."""
+    complete: list[bool] = []
+    flush = Outbox.flush
+
+    def watch(outbox: Outbox, sock: Any) -> Any:
+        complete.append(outbox.complete)
+        return flush(outbox, sock)
+
+    monkeypatch.setattr(Outbox, "flush", watch)
+    client = Client()
+    client.socket.room = 1000
+    answer(client.exchange)
+    assert client.connection.outbox is not None
+    assert complete and not any(complete)
+    assert client.connection.outbox.complete
 
 
 # -- Lengths that were announced -------------------------------------------------------------------

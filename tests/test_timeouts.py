@@ -10,11 +10,15 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from rawsgi.net.client.buffers import Outbox
 from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.crew.interruption import RequestTimeout, interrupt
+from rawsgi.net.crew.member import Member
+from rawsgi.wsgi.gateway import Gateway
 from tests.played_connection import Client
 from tests.proc import count_threads, needs_proc
 from tests.serving import Reader, Server, serve, wait_until
@@ -289,6 +293,71 @@ def test_after_an_interrupted_send_nothing_is_sent_any_more(
     step(client.exchange)
     assert client.socket.attempts == 0
     assert not outbox and not client.loop.posts
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_closes_a_response_that_was_cut_is_not_interrupted(begun: bool) -> None:
+    """The thread may see that the connection is broken before the interruption arrives."""
+    client = Client()
+    client.exchange.gathers = True
+    client.exchange.claim = [None]
+    member = client.exchange.member = Member(runs_applications=True)
+    connection = client.connection
+    reached, go_on, interrupted = threading.Event(), threading.Event(), threading.Event()
+    closed: list[str] = []
+
+    class Result:
+        def __iter__(self) -> Iterator[bytes]:
+            if begun:
+                yield b"first"
+            reached.set()
+            go_on.wait(10)
+            yield b"too late"
+            pytest.fail("the client is gone")
+
+        def close(self) -> None:
+            closed.append("begun")
+            interrupted.wait(10)
+            for _ in range(1000):
+                closed[-1] = "ended"
+
+    class WatchedExchange(Exchange):
+        __slots__ = ()
+
+        def absorb_timeout(self) -> None:
+            absorbing.set()
+            super().absorb_timeout()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Result:
+        start_response("200 OK", [])
+        return Result()
+
+    def run() -> None:
+        with contextlib.suppress(RequestTimeout):
+            Gateway(application).run(client.exchange)
+
+    absorbing = threading.Event()
+    client.exchange.__class__ = WatchedExchange
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert reached.wait(10)
+        with member.lock:  # what the leader does at the timeout, with the steps far apart
+            member.lost = True
+            if begun:
+                connection.broken = True
+            else:
+                client.exchange.claim.pop()
+            go_on.set()
+            assert absorbing.wait(10)
+            assert thread.ident is not None
+            interrupt(thread.ident)
+    finally:
+        interrupted.set()
+        go_on.set()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert closed == ["ended"]
 
 
 def test_requests_that_end_in_time_are_never_hit(folder: Folder) -> None:

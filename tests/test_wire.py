@@ -176,6 +176,13 @@ def test_the_parts_of_a_request() -> None:
     ]  # fmt: skip
 
 
+def test_zeros_may_stand_in_front_of_a_chunk_size() -> None:
+    parts = scan([b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                  b"%021x\r\nabc\r\n0\r\n\r\n" % 3])  # fmt: skip
+    assert (CHUNK_DATA, b"abc") in parts
+    assert parts[-1] == (TRAILER_END, b"\r\n")
+
+
 def test_an_endless_line_is_not_kept() -> None:
     scanner = Scanner()
     scanner.feed(b"GET / HTTP/1.1\r\nCookie: secret=")

@@ -99,6 +99,9 @@ class ReplayedExchange:
     def abort(self, reason: str) -> None:
         self.aborted = reason
 
+    def absorb_timeout(self) -> None:
+        """There is none: a request may take as long as it likes."""
+
 
 def read_requests(protocol: HTTP1, raw: bytes) -> Iterator[tuple[Request, bytes]]:
     """Yield the requests in `raw`, each with its content. Raises `ProtocolError`."""

@@ -30,7 +30,7 @@ _LINE_LIMIT_BYTES = 1 << 17
 _REQUEST_LINE = re.compile(rb"(\S+)(?: +(\S+)(?: +(\S+))?)?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?![0-9])")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[\t ;\r\n]|\Z)")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+(?=[\t ;\r\n]|\Z)")
 
 
 class Scanner:

@@ -77,6 +77,10 @@ class Exchange(Protocol):
     def abort(self, reason: str) -> None:
         """End the response by closing the connection."""
 
+    def absorb_timeout(self) -> None:
+        """After `ClientDisconnected`: if it was a request timeout that cut the response off, what
+        closes the response is not to be interrupted as well."""
+
     @property
     def wants_content(self) -> bool:
         """After `begin_response`: content is sent at all, and more of it."""
@@ -184,7 +188,7 @@ class Gateway:
             elif kind is not FileWrapper or not send_file(exchange, start, result):
                 self._send_blocks(exchange, start, result)
         except ClientDisconnected:
-            pass
+            exchange.absorb_timeout()
         except BaseException as error:  # SystemExit too: the server outlives its application
             self._fail(exchange, error)
         finally:
@@ -300,7 +304,7 @@ def answer(exchange: Exchange, status: str, content: bytes) -> None:
     try:
         exchange.send_response(exchange.encode_head(status, _ERROR_FIELDS), content)
     except ClientDisconnected:
-        pass
+        exchange.absorb_timeout()
 
 
 def has_no_content(method: str, head: Head | None) -> bool:

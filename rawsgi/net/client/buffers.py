@@ -131,7 +131,8 @@ class Outbox:
         self.bytes_waiting = 0
         self.sent_bytes = 0
         self.complete = False
-        """The response was put in whole: what its application does now changes nothing in it."""
+        """The response was put in whole, and its thread sends nothing more: an interruption
+        can neither cut it nor come between sending and the account of it."""
         self.watched = False
         """The loop was asked to flush, and does so until the box is empty."""
         self.gathering = False

@@ -163,19 +163,8 @@ class Exchange:
         with outbox.lock:
             for part in parts:
                 outbox.put(part)
+            self._flush_last(outbox)
             outbox.complete = True
-            self._flush(outbox)
-            if outbox:
-                self._leave_to_loop(outbox)
-
-    def _leave_to_loop(self, outbox: Outbox) -> None:
-        """With the outbox's lock: the application may go on for long after its last block, so
-        whoever takes the loop over sends the rest meanwhile."""
-        if self.gathers:
-            outbox.gathering = True
-        elif not outbox.watched:
-            outbox.watched = True
-            self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
 
     def send_data(self, block: bytes) -> None:
         """Send a block, or see to it that it is sent while the application goes on.
@@ -203,11 +192,9 @@ class Exchange:
                 outbox.gathering = False
                 if data:
                     outbox.put(data)
-                outbox.complete = True
                 if ends_here:
-                    self._flush(outbox)
-                    if outbox:
-                        self._leave_to_loop(outbox)
+                    self._flush_last(outbox)
+                outbox.complete = True
         elif data:
             self._send(data)
 
@@ -239,10 +226,8 @@ class Exchange:
                 outbox.put_file(part)
             else:
                 part.close()
+            self._flush_last(outbox)
             outbox.complete = True
-            self._flush(outbox)
-            if outbox:
-                self._leave_to_loop(outbox)
         return True
 
     def abort(self, reason: str) -> None:
@@ -254,9 +239,12 @@ class Exchange:
         if outbox is not None:
             with outbox.lock:
                 outbox.gathering = False
-                self._flush(outbox)
-                if outbox:
-                    self._leave_to_loop(outbox)
+                self._flush_last(outbox)
+
+    def absorb_timeout(self) -> None:
+        """After `ClientDisconnected`: no request timeout is raised any more that has come."""
+        if self.member is not None:
+            self.member.absorb_interruption()
 
     @property
     def wants_content(self) -> bool:
@@ -305,9 +293,7 @@ class Exchange:
                 outbox.gathering = self.gathers
                 self._flush(outbox)
                 outbox.gather_bytes = min(outbox.bytes_waiting + GATHER_BYTES, HIGH_WATERMARK_BYTES)
-            if outbox and not outbox.watched:
-                outbox.watched = True  # also while gathering: it is how a throttled thread goes on
-                connection.loop.post(type(connection).watch_outbox, connection)
+            self._have_watched(outbox)  # also while gathering: a throttled thread goes on by it
             if outbox.bytes_waiting > HIGH_WATERMARK_BYTES:
                 outbox.throttled = True
                 connection.loop.crew.parking.announce(self)
@@ -325,6 +311,21 @@ class Exchange:
         except OSError:
             self.connection.broken = True
             outbox.discard()
+
+    def _flush_last(self, outbox: Outbox) -> None:
+        """With the outbox's lock, after the last block. The application may go on for long, so
+        what is left is sent by the loop meanwhile, or by whoever takes it over."""
+        self._flush(outbox)
+        if self.gathers:
+            outbox.gathering = bool(outbox)
+        else:
+            self._have_watched(outbox)
+
+    def _have_watched(self, outbox: Outbox) -> None:
+        """With the outbox's lock: the loop sends what is left in it."""
+        if outbox and not outbox.watched:
+            outbox.watched = True
+            self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
 
     # -- For the loop ----------------------------------------------------------------------------
 
@@ -350,9 +351,7 @@ class Exchange:
             with outbox.lock:
                 outbox.gathering = False
                 self._flush(outbox)
-                if outbox and not outbox.watched:
-                    outbox.watched = True
-                    self.connection.loop.post(type(self.connection).watch_outbox, self.connection)
+                self._have_watched(outbox)
         if self.connection.broken and self.connection.upload is not None:
             self.connection.upload.fail(ClientDisconnected())  # the thread may wait for content
 

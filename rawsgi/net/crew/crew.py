@@ -60,8 +60,9 @@ from rawsgi.logs import log
 from rawsgi.net.client.connection import QUEUED, READ, RUNNING, WAITING
 from rawsgi.net.client.exchange import Exchange
 from rawsgi.net.crew.ending import end_child, end_process
+from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.crew.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
-from rawsgi.net.crew.overtime import Overtime, RequestTimeout, absorb_interruption, describe
+from rawsgi.net.crew.overtime import Overtime, describe
 from rawsgi.net.crew.parking import Parking
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Crew:
         self.overtime = Overtime(loop, self)
         self.parking = Parking(loop, self)
         self._can_be_lost = bool(self.overtime.timeout_s)
-        """Something is to be settled when a request is over."""
+        """A thread may be lost when its request is over: to a timeout, or to a child."""
         self._is_child = False
         # Anybody's, atomic each.
         self._table: list[Member] = []
@@ -427,9 +428,7 @@ class Crew:
         me.ident = threading.get_ident()
         try:
             self._follow_orders(me)
-            if me.lost:
-                with me.lock:  # by now the interruption has been sent
-                    absorb_interruption()
+            me.absorb_interruption()
         except RequestTimeout:
             pass  # it is sent once, and only to a thread that is lost
         except BaseException as error:

@@ -18,6 +18,8 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from rawsgi.net.crew.interruption import absorb_interruption
+
 if TYPE_CHECKING:
     from rawsgi.net.client.exchange import Exchange
 
@@ -65,3 +67,9 @@ class Member:
         """What it runs. Written by the member, and by nobody else."""
         self.lost = False
         """Its request has timed out and it was replaced; with `lock`, by the leader."""
+
+    def absorb_interruption(self) -> None:
+        """The member: if it is lost already, nothing will be raised in it any more."""
+        with self.lock:  # what the leader has decided it has also sent
+            if self.lost:
+                absorb_interruption()

@@ -9,12 +9,12 @@ whoever is interrupted is lost, whoever is lost runs nothing more, and nobody is
 from __future__ import annotations
 
 import sys
-import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rawsgi.logs import escape, log
+from rawsgi.net.crew.interruption import interrupt, prepare
 
 if TYPE_CHECKING:
     from rawsgi.net.client.exchange import Exchange
@@ -28,13 +28,6 @@ _GATEWAY = str(Path(__file__).parents[2] / "wsgi" / "gateway.py")
 _LOOK_SOON_S = 0.005
 
 
-class RequestTimeout(BaseException):
-    """Raised in a thread whose request was answered with a 504; not for `except Exception`."""
-
-    is_logged = True
-    """The log has told of the request already, with the thread's stack."""
-
-
 class Overtime:
     """Watches the exchanges that are queued, or run in other threads than the leader."""
 
@@ -45,6 +38,8 @@ class Overtime:
         self._crew = crew
         self.slow_s = loop.settings.slow_request_s
         self.timeout_s = loop.settings.request_timeout_s
+        if self.timeout_s:
+            prepare()
 
     def watch(self, exchange: Exchange, look_soon: bool = False) -> None:
         """Have the clock look at the exchange when it is next late for something."""
@@ -141,23 +136,3 @@ def format_stack(member: Member) -> str:
         if outer.filename == _GATEWAY and frames[0].filename != _GATEWAY:
             break
     return "".join(frames.format()).rstrip("\n")
-
-
-def interrupt(ident: int) -> None:
-    """Raise `RequestTimeout` in the thread `ident`, as soon as it runs Python code again."""
-    _set_async_exception(ident, RequestTimeout)
-
-
-def absorb_interruption() -> None:
-    """Take back what `interrupt` has not raised yet in the calling thread."""
-    _set_async_exception(threading.get_ident(), None)
-
-
-def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
-    try:
-        import ctypes  # here, since few need it, and some builds of Python have none
-    except ImportError:
-        return
-    raise_in_thread: Any = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    argument = None if exception is None else ctypes.py_object(exception)
-    raise_in_thread(ctypes.c_ulong(ident), argument)

@@ -171,38 +171,43 @@ class Room:
         candidates are sorted once and used up before they are sorted again, so that a flood of
         connections costs little for each.
         """
-        latest = self._loop.now - _MOMENT_S
         slow: list[Connection] = []
-        for _ in range(2):
-            while self._candidates and self._candidates[0][0] <= latest and len(slow) < _SLOW_LIMIT:
-                since, connection = self._candidates.popleft()
-                if connection.since != since or not is_doing_nothing(connection):
-                    continue
-                if has_unsent(connection):
-                    slow.append(connection)
-                elif not has_unread(connection):
-                    self._ask_to_leave(connection)
-                    return True
-            if slow:
-                self._ask_to_leave(slow[0])
-                return True
-            if self._candidates:
-                break
-            waiting = [
-                (connection.since, connection)
-                for connection in self._loop.connections
-                if is_doing_nothing(connection)
-            ]
-            waiting.sort(key=lambda entry: entry[0])
-            self._candidates.extend(waiting)
-        self._warn("all connections are busy: new ones have to wait")
-        self._rest()
-        return False
-
-    def _ask_to_leave(self, connection: Connection) -> None:
+        leaver = self._take_candidate(slow)
+        if leaver is None and not self._candidates:
+            self._list_candidates()
+            leaver = self._take_candidate(slow)
+        if leaver is None and slow:
+            leaver = slow[0]
+        if leaver is None:
+            self._warn("all connections are busy: new ones have to wait")
+            self._rest()
+            return False
         if len(self._loop.connections) >= self._loop.settings.connections:
             self._warn("connection limit reached: the longest idle one made room")
-        connection.close()
+        leaver.close()
+        return True
+
+    def _take_candidate(self, slow: list[Connection]) -> Connection | None:
+        """The next one that can go without harm. Those that still receive are left in `slow`."""
+        latest = self._loop.now - _MOMENT_S
+        while self._candidates and self._candidates[0][0] <= latest and len(slow) < _SLOW_LIMIT:
+            since, connection = self._candidates.popleft()
+            if connection.since != since or not is_doing_nothing(connection):
+                continue
+            if has_unsent(connection):
+                slow.append(connection)
+            elif not has_unread(connection):
+                return connection
+        return None
+
+    def _list_candidates(self) -> None:
+        waiting = [
+            (connection.since, connection)
+            for connection in self._loop.connections
+            if is_doing_nothing(connection)
+        ]
+        waiting.sort(key=lambda entry: entry[0])
+        self._candidates.extend(waiting)
 
     def find_descriptor(self, error: OSError) -> bool:
         """Out of descriptors or memory: an idle connection leaves; False: there is none, and
