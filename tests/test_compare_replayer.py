@@ -45,6 +45,7 @@ class FakeServer:
         self.starts = 0
         self._behaviour = behaviour
         self._can_restart = can_restart
+        self._killing: list[threading.Thread] = []
         self._fake: Fake | None = None
         self.address = ("127.0.0.1", 0)
         self._start()
@@ -60,7 +61,7 @@ class FakeServer:
     def restart(self) -> None:
         if not self._can_restart:
             raise ServerError("it does not start again")
-        self.close()
+        self._end()
         self._start()
 
     def explain(self) -> str:
@@ -70,9 +71,15 @@ class FakeServer:
         """From a connection's own thread: nobody can wait for it here."""
         fake, self._fake = self._fake, None
         if fake is not None:
-            threading.Thread(target=fake.close).start()
+            self._killing.append(threading.Thread(target=fake.close))
+            self._killing[-1].start()
 
     def close(self) -> None:
+        self._end()
+        for thread in self._killing:
+            thread.join()
+
+    def _end(self) -> None:
         fake, self._fake = self._fake, None
         if fake is not None:
             fake.close()
