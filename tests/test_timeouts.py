@@ -430,10 +430,9 @@ def test_a_request_that_waits_too_long_for_a_thread_is_refused(folder: Folder) -
     """It was never begun: it may be sent again, and 503 says so."""
     flags = ("--threads", "1", "--request-timeout", "1s", "--lost-threads", "100")
     with serve(WAITING, *flags, env=folder.env) as server, clients() as make:
-        first = make(server, "/block/0.9")
-        more = [make(server, "/block/0.9") for _ in range(3)]
-        assert first.read().status == 200
-        statuses = [client.read().status for client in more]
+        asking = [make(server, "/block/0.6") for _ in range(4)]
+        statuses = [client.read().status for client in asking]  # which is run first is open
+        assert statuses.count(200) >= 1
         assert statuses.count(503) >= 1
         assert set(statuses) <= {200, 503, 504}
 
