@@ -16,10 +16,11 @@ The path of a request, in the order of the folders:
 from rawsgi.config import Settings, SettingsError
 from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.listening.listener import ListenerError
-from rawsgi.serving import serve
+from rawsgi.serving import ApplicationError, serve
 from rawsgi.version import VERSION as __version__
 
 __all__ = [
+    "ApplicationError",
     "ListenerError",
     "RequestTimeout",
     "Settings",

@@ -37,8 +37,9 @@ from rawsgi.settings.newcomers import explain_flag, explain_word
 from rawsgi.settings.sources import Resolved, resolve_settings, show_settings
 from rawsgi.units import parse_switch
 from rawsgi.version import VERSION
-from rawsgi.wsgi.application import ApplicationError, find_application
 from rawsgi.wsgi.gateway import Application
+from rawsgi.wsgi.loading.application import find_application
+from rawsgi.wsgi.loading.failure import ApplicationError
 
 EXIT_FAILED = 1
 EXIT_MISUSED = 2
@@ -195,7 +196,7 @@ def _announce(name: str, listeners: Sequence[Listener], settings: Settings) -> N
     """The start lines: what is served, where, and how to stop."""
     bold, plain = ("\x1b[1m", "\x1b[0m") if wants_colour(2) else ("", "")
     for listener in listeners:
-        where = "at all addresses; " if listener.on_all_addresses else ""
+        where = f"at {listener.reach}; " if listener.reach else ""
         _write_stderr(
             f"Serving {name} at {bold}{listener.address}{plain} ({where}Ctrl-C to stop)\n"
         )

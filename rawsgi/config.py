@@ -112,7 +112,8 @@ class Settings:
     )
     bind: tuple[str, ...] = _setting(
         (f"{DEFAULT_HOST}:{DEFAULT_PORT}",),
-        "listen at HOST:PORT, [IPV6]:PORT, :PORT (all addresses) or unix:PATH; may be repeated",
+        "listen at HOST:PORT, [IPV6]:PORT, :PORT (all IPv4 addresses), *:PORT (IPv6 too) or "
+        "unix:PATH; may be repeated",
         ADDRESS,
         metavar="ADDRESS",
         default_text=f"{DEFAULT_HOST}:{DEFAULT_PORT}; 0.0.0.0:$PORT when PORT is set",
@@ -184,7 +185,7 @@ class Settings:
         by_hand=0,
     )
     linger_timeout_s: float = _setting(
-        2.0, "wait for a refused client to read its answer", TIMEOUTS, maximum=_YEAR_S
+        2.0, "wait for a client to close after its last answer", TIMEOUTS, maximum=_YEAR_S
     )
     graceful_timeout_s: float = _setting(
         30.0, "time for running requests to finish when stopping", TIMEOUTS, maximum=_YEAR_S
@@ -209,7 +210,9 @@ class Settings:
     content_memory_bytes: int = _size(
         1 << 20, "request content kept in memory; more goes to a temporary file", 0
     )
-    connections: int = _count(1000, "most open connections; the longest idle makes room")
+    connections: int = _count(
+        1000, "most open connections; the longest idle makes room, or who pauses for 3 s"
+    )
     queue: int = _count(1000, "most requests that wait for a thread; past it 503", minimum=0)
     backlog: int = _count(
         2048, "most connections that wait to be accepted (the system may cap it)", maximum=65535
@@ -243,7 +246,11 @@ class Settings:
         default_text="none",
     )
     server_name: str = _setting(
-        "rawsgi", "the Server field of each response", OTHER, metavar="TEXT", ascii_only=True
+        "rawsgi",
+        "the Server field of each response; empty: none",
+        OTHER,
+        metavar="TEXT",
+        ascii_only=True,
     )
     wire: bool = _setting(
         False, "show each exchange as it is on the wire, on stderr", WIRE, by_hand=True

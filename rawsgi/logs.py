@@ -89,6 +89,7 @@ class AccessLog:
         "_flushing",
         "_lines",
         "_lost",
+        "_owned",
         "_path",
         "_poller",
         "_stamp",
@@ -108,8 +109,10 @@ class AccessLog:
 
         Raises OSError when the file cannot be opened.
         """
-        self._path = path
-        self._descriptor = descriptor if path is None else _open_for_append(path)
+        # The application may change the current folder before the file is opened anew.
+        self._path = path if not path or os.path.isabs(path) else os.path.join(os.getcwd(), path)
+        self._descriptor = descriptor if self._path is None else _open_for_append(self._path)
+        self._owned = path is not None
         self._clock = clock
         self._coloured = wants_colour(self._descriptor)
         self._poller = _make_poller(self._descriptor)
@@ -246,6 +249,8 @@ class AccessLog:
         self._unwritten = b""
         if error.errno in (errno.EPIPE, errno.EBADF, errno.ECONNRESET):
             self._stopped = True
+            if error.errno == errno.EBADF:
+                self._owned = False  # somebody closed it: the number may be another's by now
             self._lines.clear()
             log.warning("access log stopped: its output was closed")
             return
@@ -262,8 +267,9 @@ class AccessLog:
         if lost:
             log.warning("access log: %d lines were lost", lost)
 
-    def reopen(self) -> None:
+    def reopen(self) -> bool:
         """Open the file anew after it was moved away, or try a closed output again. Any thread.
+        False: there is no file.
 
         The descriptor keeps its number, so that a flush in another thread writes to the old file
         or to the new one. Raises OSError when the file cannot be opened; the old one stays then.
@@ -272,17 +278,23 @@ class AccessLog:
         with self._flushing:
             if self._path is not None:
                 fresh = _open_for_append(self._path)
-                try:
-                    os.dup2(fresh, self._descriptor, inheritable=False)
-                finally:
-                    os.close(fresh)
+                if not self._owned:
+                    self._descriptor, self._owned = fresh, True
+                    self._poller = _make_poller(fresh)
+                else:
+                    try:
+                        os.dup2(fresh, self._descriptor, inheritable=False)
+                    finally:
+                        os.close(fresh)
             self._stopped = False
+            return self._path is not None
 
     def close(self, wait_s: float = 1.0) -> None:
         """Write the rest, waiting so long for a slow reader; close a file of our own."""
         self.flush(wait_s)
         with self._flushing:
-            if self._path is not None and not self._stopped:
+            if self._owned:
+                self._owned = False
                 os.close(self._descriptor)
             self._stopped = True
             self._lines.clear()

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from rawsgi.cli import serve_settings
-from rawsgi.config import OPTIONS, SettingsError, suggest
+from rawsgi.config import OPTIONS, Option, SettingsError, format_value, suggest
 from rawsgi.net.listening.listener import ListenerError, parse_bind
 from rawsgi.settings.newcomers import explain_flag
 from rawsgi.settings.sources import Resolved, resolve_settings
 from rawsgi.wsgi.gateway import Application
+from rawsgi.wsgi.loading.failure import ApplicationError as ApplicationError  # a public name
 
 _NAMES = {
     option.key.replace("-", "_"): option for option in OPTIONS if option.name != "application"
@@ -39,7 +40,8 @@ def serve(
     another thread nothing ends it but the end of the process: make that thread a daemon.
 
     Raises `SettingsError` for settings that make no sense, `ListenerError` for an address that
-    cannot be had, `TypeError` for an application that cannot be called.
+    cannot be had, `TypeError` for an application that cannot be called, `ApplicationError` for one
+    that replaced Python's threads after rawsgi was imported.
     """
     return serve_settings(_resolve(application, settings), application, on_ready)
 
@@ -55,11 +57,10 @@ def serve_paste(application: Application, global_settings: object, **settings: s
             if "bind" in given:
                 raise SettingsError("listen: cannot stand beside bind; give one of them")
             given["bind"] = given.pop("listen").split()
-        resolved = _resolve(application, given)
-    except (SettingsError, ListenerError) as error:
+        serve_settings(_resolve(application, given), application)
+    except (SettingsError, ListenerError, ApplicationError) as error:
         # pserve shows this in one line, and a traceback of anything else.
         raise SystemExit(f"rawsgi: {error}") from None
-    serve_settings(resolved, application)
 
 
 def _resolve(application: Application, settings: dict[str, Any]) -> Resolved:
@@ -78,11 +79,23 @@ def _resolve(application: Application, settings: dict[str, Any]) -> Resolved:
         if option.many and not isinstance(value, str):
             given[option.name] = [str(part) for part in value]
         else:
-            given[option.name] = str(value).lower() if isinstance(value, bool) else str(value)
+            given[option.name] = _write(option, value)
     resolved = resolve_settings(given, os.environ)
     for text in resolved.settings.bind:
         parse_bind(text)
     return resolved
+
+
+def _write(option: Option, value: Any) -> str:
+    """A value of Python as the flag would have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if option.kind == "mode" and isinstance(value, int):
+        if not option.minimum <= value <= option.maximum:
+            name = option.key.replace("-", "_")
+            raise SettingsError(f"{name}={value}: must be from 0 to 0o777, such as 0o660")
+        return format_value(option, value)
+    return str(value)
 
 
 def name_application(application: Any) -> str:

@@ -24,8 +24,8 @@ ANSWERED_FOLLOW_UP = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %
     len(REPORT),
     REPORT,
 )
-# Short, so that the tests are: a fake on this machine answers in microseconds.
-QUICK = Patience(silence_s=0.15, heartbeats=2, silence_limit_s=0.5, exchange_s=1.0)
+# Short, so that the tests are: a fake on this machine answers in microseconds, when it has time.
+QUICK = Patience(silence_s=0.3, heartbeats=2, silence_limit_s=1.0, exchange_s=2.0)
 
 
 class Fake:

@@ -168,12 +168,6 @@ class Loop:
     def defer(self, exchange: Exchange) -> None:
         self.deferred.append(exchange)
 
-    def log_refusal(self, *_: object) -> None:
-        """There is no log."""
-
-    def log_unanswered(self, *_: object) -> None:
-        """There is no log."""
-
     def release(self, connection: Connection) -> None:
         """Connections are not counted."""
 

@@ -1,23 +1,21 @@
-"""rawsgi/wsgi/application.py: from what a person wrote to the application, or one clear line."""
+"""rawsgi/wsgi/loading: from what a person wrote to the application, or one clear line."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rawsgi.wsgi.application import (
-    ApplicationError,
-    Reference,
-    find_application,
-    load_application,
-    parse_reference,
-)
+from rawsgi.wsgi.loading.application import Reference, find_application, parse_reference
+from rawsgi.wsgi.loading.failure import ApplicationError
 
 APP = "def {name}(environ, start_response):\n    return [b'{name}']\n"
 
@@ -53,7 +51,7 @@ class Folder:
 
     def refuse(self, spec: str) -> ApplicationError:
         with pytest.raises(ApplicationError) as caught:
-            load_application(spec, str(self.path))
+            find_application(spec, str(self.path))
         text = str(caught.value)
         assert "\n" not in text and text.isprintable(), text
         return caught.value
@@ -294,6 +292,38 @@ def test_a_module_that_fails(folder: Folder, text: str, expected: str, by_path: 
     assert "hello" not in sys.modules
 
 
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_file_that_has_the_name_of_the_package_it_imports(folder: Folder, by_path: bool) -> None:
+    path = folder.write("shopkit.py", "import os\nfrom shopkit import Shop\napp = Shop(os)\n")
+    error = folder.refuse(path if by_path else "shopkit")
+    assert str(error) == (
+        f"cannot import {path if by_path else 'shopkit'!r}: it imports itself instead of the "
+        f"package 'shopkit': rename the file ({path}, line 2)"
+    )
+    assert error.traceback is not None and "from shopkit import Shop" in error.traceback
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_file_that_is_called_flask(
+    folder: Folder, by_path: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first name that somebody gives to a first application."""
+    monkeypatch.chdir(folder.path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "flask"]:
+        monkeypatch.delitem(sys.modules, name)
+    folder.write("flask.py", "from flask import Flask\napp = Flask(__name__)\n")
+    text = str(folder.refuse("flask.py" if by_path else "flask"))
+    assert "it imports itself instead of the package 'flask': rename the file (" in text
+
+
+def test_two_files_that_import_each_other_are_told_apart(folder: Folder) -> None:
+    folder.write("hello.py", "from other import word\nlater = 1\n")
+    path = folder.write("other.py", "from hello import later\nword = 1\n")
+    text = str(folder.refuse("hello"))
+    assert "imports itself" not in text
+    assert "ImportError: cannot import name 'later'" in text and f"({path}, line 1)" in text
+
+
 def test_the_place_is_the_last_own_frame_of_another_module_too(folder: Folder) -> None:
     folder.write("hello.py", "import other\n")
     path = folder.write("other.py", "\n\n1 / 0\n")
@@ -307,7 +337,7 @@ def test_ctrl_c_while_importing_is_not_swallowed(folder: Folder) -> None:
         folder.write(name, "raise KeyboardInterrupt\n")
     for spec in ("hello", str(folder.path / "other.py")):
         with pytest.raises(KeyboardInterrupt):
-            load_application(spec, str(folder.path))
+            find_application(spec, str(folder.path))
 
 
 def test_paths_that_are_none(folder: Folder) -> None:
@@ -319,7 +349,55 @@ def test_paths_that_are_none(folder: Folder) -> None:
     assert "is a folder" in str(folder.refuse(str(odd)))
     assert "It must lead to a .py file" in str(folder.refuse(str(folder.path)))
     with pytest.raises(ApplicationError, match="--app-dir /nonexistent: there is no such folder"):
-        load_application("hello", "/nonexistent")
+        find_application("hello", "/nonexistent")
+
+
+@pytest.fixture
+def closed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that may not be looked into."""
+    path = folder.path / "closed"
+    path.mkdir(mode=0)
+    if os.access(path, os.R_OK):  # root may: then as anybody else finds it
+        real_access, real_stat = os.access, os.stat
+
+        def access(name: str, mode: int) -> bool:
+            return Path(name) != path and real_access(name, mode)
+
+        def stat(name: str, *rest: Any, **more: Any) -> os.stat_result:
+            if isinstance(name, str | Path) and path in Path(name).parents:
+                raise PermissionError(errno.EACCES, "Permission denied", name)
+            return real_stat(name, *rest, **more)
+
+        monkeypatch.setattr(os, "access", access)
+        monkeypatch.setattr(os, "stat", stat)
+    yield path
+    path.chmod(0o700)
+
+
+def test_a_folder_that_may_not_be_looked_into(closed: Path) -> None:
+    with pytest.raises(ApplicationError) as caught:
+        find_application("hello:app", str(closed))
+    assert str(caught.value) == (
+        f"no module named 'hello' can be looked for in {closed}: permission denied"
+    )
+    with pytest.raises(ApplicationError) as caught:
+        find_application(f"{closed}/hello.py:app", ".")
+    assert str(caught.value) == f"{closed}/hello.py: permission denied"
+
+
+def test_a_current_folder_that_is_gone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a deployment that put another one in its place."""
+    path = folder.write("hello.py", write_app("app"))
+    gone = folder.path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ApplicationError) as caught:
+        find_application("hello:app", ".")
+    assert str(caught.value) == "the current folder is gone; change to it again"
+    # What is named from the root is found from anywhere.
+    assert folder.find(path)[1] == b"app"
+    assert folder.find("hello")[1] == b"app"
 
 
 @pytest.mark.parametrize("spec", ["", ":app", "1x", "a..b", "a b", "-x", ".hello", "hello-world"])
@@ -476,6 +554,7 @@ def test_only_literals_are_evaluated(argument: str) -> None:
             parse_reference(f"m:{text}", text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_attribute_is_read_or_refused(text: str) -> None:
     try:

@@ -18,7 +18,7 @@ import pytest
 from rawsgi.net.client.buffers import (
     HIGH_WATERMARK_BYTES,
     LOW_WATERMARK_BYTES,
-    FilePart,
+    FileSpan,
     Outbox,
     Spool,
 )
@@ -141,9 +141,9 @@ class SentFile:
         self._path = path
         self._descriptor = -1
 
-    def make_part(self, offset: int, count: int) -> FilePart:
+    def make_part(self, offset: int, count: int) -> FileSpan:
         with self._path.open("rb") as file:
-            part = FilePart(file, offset, count)
+            part = FileSpan(file, offset, count)
         self._descriptor = part._copy.fileno()
         return part
 

@@ -221,7 +221,7 @@ class Reader:
             return pattern.search(normalise(text)) is not None
 
         try:
-            wait_until(find, 3)
+            wait_until(find)
         except AssertionError:
             expected = "\n".join(lines)
             raise AssertionError(f"{expected}\n\nis not in:\n\n{server.stderr()}") from None
@@ -377,10 +377,10 @@ def test_it_waits_for_a_person_who_thinks(server: Server) -> None:
 
 
 def test_what_was_asked_for_wins() -> None:
-    with serve("examples/info.py", "--by-hand", "--no-wire", "--head-timeout", "100ms") as server:
+    with serve("examples/info.py", "--by-hand", "--no-wire", "--head-timeout", "500ms") as server:
         assert b"HTTP/1.1 408 " in server.exchange(b"GET / HTTP/1.1\n")
         text = server.stderr()
-    assert "you have 100ms for a request" in text
+    assert "you have 500ms for a request" in text
     assert "Each exchange is shown" not in text and "#1" not in text
 
 
@@ -407,6 +407,8 @@ def test_the_greeting_says_what_the_settings_do() -> None:
 @pytest.mark.parametrize("name", ["hello", "info", "pages", "calculator", "folder"])
 def test_the_request_that_the_greeting_names_has_an_answer(name: str) -> None:
     with serve(f"examples/{name}.py", "--by-hand") as server:
+        # The greeting follows the start line, for which `serve` waits.
+        wait_until(lambda: "docs/by-hand.md goes on from here." in server.stderr())
         request = "".join(re.findall(r"^  (\S.*\n)", server.stderr(), re.MULTILINE)[1:])
         assert request == "GET / HTTP/1.1\nHost: localhost\n"
         answer = server.exchange(request.encode() + b"\n")

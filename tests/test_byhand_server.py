@@ -468,6 +468,7 @@ def test_what_a_client_sends_cannot_write_to_the_terminal() -> None:
 def test_long_content_is_shortened_and_any_split_is_understood(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    threads = threading.active_count()
     request = ArrivingRequest(Screen())
     request.feed(POST.replace(b" 5", b" 100000") + b"\r\n" + b"a" * 100000 + b"GET")
     assert request.complete and request.buffer == b"GET"
@@ -478,4 +479,4 @@ def test_long_content_is_shortened_and_any_split_is_understood(
         assert not request.complete
         request.feed(bytes([each]))
     assert request.complete and not request.buffer
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads

@@ -25,6 +25,7 @@ from rawsgi.process import worker
 from rawsgi.settings.newcomers import FOREIGN_FAMILIES, FOREIGN_FLAGS
 from rawsgi.version import VERSION
 from tests.serving import ROOT, serve, wait_until
+from tests.test_listener import count_waiting
 
 HELLO = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'hi']\n"
 
@@ -121,7 +122,8 @@ def test_one_start_line_for_each_address(
     err = capsys.readouterr().err
     first, second, third = err.splitlines()
     assert re.fullmatch(r"Serving hello\.py:app at http://127\S+ \(Ctrl-C to stop\)", first)
-    assert re.fullmatch(r"Serving .* at http://127\S+ \(at all addresses; Ctrl-C to stop\)", second)
+    expected = r"Serving .* at http://127\S+ \(at all IPv4 addresses; Ctrl-C to stop\)"
+    assert re.fullmatch(expected, second)
     assert third == f"Serving hello.py:app at unix:{os.getcwd()}/x.sock (Ctrl-C to stop)"
     assert not os.path.exists("x.sock"), "closed at the end"
 
@@ -145,13 +147,14 @@ def test_ctrl_c_before_the_worker_runs(fake: FakeWorker, folder: Path) -> None:
 
 
 def test_every_flag_reaches_its_setting(fake: FakeWorker) -> None:
+    arguments = ["hello", "--port", "0", "--record", "r"]  # some do nothing without --record
     for option in OPTIONS:
         if option.kind == "switch":
             for flag, expected in ((option.flag, True), (f"--no-{option.key}", False)):
-                assert cli.main(["hello", "--port", "0", flag]) == 0
+                assert cli.main([*arguments, flag]) == 0
                 assert getattr(fake.settings, option.name) is expected
         elif option.kind in ("duration", "size", "count") and option.name != "port":
-            assert cli.main(["hello", "--port", "0", option.flag, "700"]) == 0
+            assert cli.main([*arguments, option.flag, "700"]) == 0
             assert getattr(fake.settings, option.name) == 700
     arguments = ["--allow", "bare-lf", "--allow", "obs-fold,underscores"]
     assert cli.main(["hello", "--port=0", *arguments]) == 0
@@ -358,6 +361,18 @@ def test_the_permissions_of_a_socket_file(
     for flags in ([], ["--unix-mode", "660"], ["--unix-mode=0600"]):
         assert cli.main(["hello", "-b", "unix:x.sock", *flags]) == 0
     assert modes == [0o666, 0o660, 0o600]
+
+
+def test_so_many_wait_to_be_accepted(fake: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+
+    def look(settings: Settings, app: Any, listeners: Sequence[Listener], **_: Any) -> int:
+        counts.append(count_waiting(listeners[0], 50))
+        return 0
+
+    monkeypatch.setattr(worker, "run", look)
+    assert cli.main(["hello", "-b", "unix:x.sock", "--backlog", "5"]) == 0
+    assert 5 <= counts[0] <= 10
 
 
 def test_the_folder_example_says_in_one_line_that_its_folder_is_missing() -> None:

@@ -36,6 +36,7 @@ from tests.compare_fakes import (
     say,
     trickle,
 )
+from tests.serving import wait_until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
 CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nab"
@@ -45,9 +46,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def no_thread_or_descriptor_is_left() -> Iterator[None]:
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     yield
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    # What ended before may not have been gone yet when it was counted.
+    wait_until(lambda: threading.active_count() <= threads)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def do(behaviour: Behaviour, patience: Patience = QUICK, wanted: int = 1) -> Transcript:

@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pytest
 
+from rawsgi.compare import command as command_module
 from rawsgi.compare.command import main
 from rawsgi.compare.run import PROBE
 from rawsgi.compare.servers.kinds import KINDS
+from rawsgi.compare.servers.process import Server
 from tests.compare_fakes import fake, flood, trickle
 from tests.serving import serve
 
 ROOT = Path(__file__).resolve().parent.parent
 HELLO = "examples/hello.py:app"
 # By the variable every process of a run is found again, whoever its parent is by then.
-MARK = "RAWSGI_TEST_MARK"
+# Not RAWSGI_...: what begins so is kept from the probe application.
+MARK = "TEST_MARK_OF_RAWSGI"
 SIMPLE = f"""\
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -80,7 +83,7 @@ def find_marked() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     yield
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 30
     while (left := find_marked()) and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert left == []
@@ -123,6 +126,12 @@ def test_wsgiref_differs(tmp_path: Path) -> None:
     assert "conformance/host" in out and "missing" in out
     assert max(map(len, out.splitlines())) <= 80 and "\x1b" not in out
     assert report.read_text().startswith("<!doctype html>")
+
+
+def need(*kinds: str) -> None:
+    for name in kinds:
+        if not KINDS[name].is_installed():
+            pytest.skip(f"{name} is not installed")
 
 
 @pytest.mark.parametrize("name", ["werkzeug"])
@@ -175,6 +184,116 @@ def test_peer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.returncode == 2
     hint = result.stderr.splitlines()[0]
     assert f"{missing} is not installed" in hint and "-m pip install " in hint
+
+
+def test_file_is_found_by_servers_that_know_modules_only(tmp_path: Path) -> None:
+    need("gunicorn", "waitress")
+    (tmp_path / "hello.py").write_text((ROOT / HELLO.partition(":")[0]).read_text())
+    status, out, err = run(
+        "hello.py:app", "--with", "gunicorn", "--with", "waitress", "--corpus", "yours", "--json",
+        "-", cwd=tmp_path,
+    )  # fmt: skip
+    assert (status, err) == (1, "")
+    assert names(json.loads(out)) == ["rawsgi", "gunicorn", "waitress"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "plain"),
+    [
+        ("hello:app", True),
+        ("shop.wsgi:app", True),
+        ("py:app", True),
+        ("happy.py_files:app", True),
+        ("shop.py.main:app", True),
+        ("hello.py:app", False),
+        ("shop.wsgi.py:app", False),
+        ("examples/hello.py:app", False),
+        ("hello.py", False),
+        ("hello:make_app()", False),
+    ],
+)
+def test_other_servers_get_plain_names_as_they_are(
+    spec: str, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server("gunicorn", KINDS["gunicorn"], spec)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **options: options["env"])
+    server.start()
+    server._process = None
+    server.stop()
+    assert (server.command[-1] == spec) is plain
+
+
+# -- With which settings -----------------------------------------------------------------------
+
+SETTINGS = """\
+[tool.rawsgi]
+access-log = true
+access-log-file = "access.log"
+record = "kept"
+allow = ["missing-host"]
+wire = true
+"""
+WITHOUT_HOST = b"GET /hello HTTP/1.1\r\nX: 1\r\n\r\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with an application, a request without Host, and the settings of production."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "hello.py").write_text((ROOT / HELLO.partition(":")[0]).read_text())
+    (folder / "one.request").write_bytes(WITHOUT_HOST)
+    (folder / "pyproject.toml").write_text(SETTINGS)
+    return folder
+
+
+def read_statuses(out: str) -> dict[str, list[int]]:
+    (exchange,) = json.loads(out)["exchanges"]
+    return {name: answer["statuses"] for name, answer in exchange["servers"].items()}
+
+
+@pytest.mark.parametrize("place", ["pyproject.toml", "variables", "file"])
+def test_probe_application_runs_without_the_settings_of_yours(project: Path, place: str) -> None:
+    variables = {"PORT": "none"}
+    if place == "variables":
+        (project / "pyproject.toml").unlink()
+        variables |= {
+            "RAWSGI_ACCESS_LOG_FILE": "access.log",
+            "RAWSGI_RECORD": "kept",
+            "RAWSGI_ALLOW": "missing-host",
+        }
+    elif place == "file":
+        (project / "pyproject.toml").rename(project / "rawsgi.toml")
+        variables["RAWSGI_CONFIG"] = "rawsgi.toml"
+    before = sorted(project.iterdir())
+    status, out, err = run(
+        "--with", RAWSGI, "--corpus", "conformance/host/missing", "--json", "-", cwd=project,
+        **variables,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert set(map(tuple, read_statuses(out).values())) == {(400,)}
+    assert sorted(path for path in project.iterdir() if path.name != "__pycache__") == before
+
+
+def test_yours_runs_with_your_settings_but_writes_nothing(project: Path) -> None:
+    before = sorted(project.iterdir())
+    status, out, err = run(
+        "hello:app", "--with", "werkzeug", "--requests", "one.request", "--json", "-", cwd=project
+    )  # fmt: skip
+    assert (status, err) == (1, "")
+    assert read_statuses(out)["rawsgi"] == [200]
+    assert sorted(path for path in project.iterdir() if path.name != "__pycache__") == before
+
+
+def test_variables_of_gunicorn_are_kept_from_it(tmp_path: Path) -> None:
+    need("gunicorn")
+    log = tmp_path / "access.log"
+    status, _, err = run(
+        "--with", "gunicorn", "--corpus", "conformance/host/missing",
+        GUNICORN_CMD_ARGS=f"--access-logfile {log}", WEB_CONCURRENCY="2",
+    )  # fmt: skip
+    assert (status, err) == (1, "")
+    assert not log.exists()
 
 
 # -- What a script sees ------------------------------------------------------------------------
@@ -255,6 +374,57 @@ def test_mistake_gets_one_line_and_exit_status_2(
     assert out == ""
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "message"),
+    [
+        ("--markdown", ".", ".: Is a directory"),
+        ("--markdown", "latin.md", "latin.md: it is not UTF-8 text"),
+        ("--markdown", "nowhere/page.md", "nowhere/page.md: there is no such folder"),
+        ("--html", ".", ".: Is a directory"),
+        ("--json", "nowhere/a.json", "nowhere/a.json: there is no such folder"),
+        ("--write-accept", ".", ".: Is a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_run(
+    flag: str,
+    name: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.md").write_bytes(b"caf\xe9\n")
+    monkeypatch.setattr(command_module, "Run", lambda _: pytest.fail("it runs"))
+    assert main(["hello:app", "--with", "gunicorn", flag, name]) == 2
+    assert capsys.readouterr() == ("", f"rawsgi compare: {message}\n")
+
+
+def test_markdown_page_keeps_what_else_is_in_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Café\n", "utf-8")
+    base = ("--with", RAWSGI, "--corpus", "conformance/host/missing", "--markdown", str(page))
+    assert run(*base)[0] == 0
+    first = page.read_text("utf-8")
+    assert first.startswith("# Café\n") and "| rawsgi " in first
+    assert run(*base)[0] == 0
+    assert page.read_text("utf-8").count("# Café") == 1
+
+
+def test_differences_of_recordings_can_be_accepted_whatever_their_names(tmp_path: Path) -> None:
+    accept, requests = tmp_path / "accepted", tmp_path / "kept"
+    (requests / "my shop").mkdir(parents=True)
+    (requests / "my shop" / "a b.request").write_bytes(WITHOUT_HOST)
+    base = (HELLO, "--with", write_peer(tmp_path), "--requests", str(requests))
+    status, out, _ = run(*base, "--write-accept", str(accept))
+    assert status == 1 and "--diff yours/my-shop/a-b" in out
+    status, out, err = run(*base, "--accept", str(accept))
+    assert (status, err) == (0, ""), accept.read_text()
+    assert "accept nothing any more" not in out
+    status, out, err = run(*base, "--diff", "yours/my-shop/a-b")
+    assert (status, err) == (1, "")
 
 
 # -- Servers that misbehave --------------------------------------------------------------------

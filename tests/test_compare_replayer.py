@@ -26,15 +26,18 @@ from tests.compare_fakes import (
     flood,
     read_head,
 )
+from tests.serving import wait_until
 
 
 @pytest.fixture(autouse=True)
 def no_thread_or_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(replayer_module, "DYING_S", 0.1)
     monkeypatch.setattr(replayer_module, "EXITING_S", 0.1)
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
     yield
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    # What ended before may not have been gone yet when it was counted.
+    wait_until(lambda: threading.active_count() <= threads)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 class FakeServer:

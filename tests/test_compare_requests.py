@@ -108,11 +108,66 @@ def test_access_log(tmp_path: Path) -> None:
     exchanges, notes = read_requests(write(tmp_path, "access.log", COMBINED))
     assert [exchange.sent() for exchange in exchanges] == [
         b"GET /a?b=1 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8\r\n\r\n",
-        b'HEAD / HTTP/1.1\r\nHost: localhost\r\nReferer: /from\r\nUser-Agent: \\"x\\"\r\n\r\n',
+        b'HEAD / HTTP/1.1\r\nHost: localhost\r\nReferer: /from\r\nUser-Agent: "x"\r\n\r\n',
     ]
     assert exchanges[1].heads == {0}
     assert "1 requests of the log are neither GET, HEAD nor OPTIONS" in notes[0]
     assert notes[1] == "1 lines of the log are not in the common or combined format."
+
+
+@pytest.mark.parametrize(
+    ("logged", "target"),
+    [
+        (r"/caf\xC3\xA9?q=\x22a\x22", b"/caf%C3%A9?q=%22a%22"),
+        (r"/caf\xe9", b"/caf%E9"),
+        ("/café", b"/caf%C3%A9"),
+        (r"/\"a\"\\x41", b"/%22a%22%5Cx41"),
+        (r"/\x41\x20b\x0D\x0Ac", b"/A%20b%0D%0Ac"),
+        (r"/a\b\x4", b"/a%5Cb%5Cx4"),
+        ("/a%20b?c={d}|[e]~", b"/a%20b?c={d}|[e]~"),
+    ],
+)
+def test_escapes_of_a_log_are_undone_in_the_target(
+    tmp_path: Path, logged: str, target: bytes
+) -> None:
+    line = f'1.2.3.4 - - [21/Nov/2026:06:00:00 +0000] "GET {logged} HTTP/1.1" 200 1 "-" "-" 0.1\n'
+    (exchange,) = read_requests(write(tmp_path, "access.log", line * 2))[0]
+    assert exchange.sent() == b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % target
+    assert exchange.title == f"GET {target.decode()}"
+
+
+def test_escapes_of_a_log_are_undone_in_fields(tmp_path: Path) -> None:
+    line = (
+        '1.2.3.4 - - [21/Nov/2026:06:00:00 +0000] "GET / HTTP/1.1" 200 1 '
+        r'"/caf\xC3\xA9?\x22\x5C\\" "a\x09\"b\xFF" 0.1' + "\n"
+    )
+    assert sent(write(tmp_path, "access.log", line)) == [
+        b'GET / HTTP/1.1\r\nHost: localhost\r\nReferer: /caf\xc3\xa9?"\\\\\r\n'
+        b'User-Agent: a\t"b\xff\r\n\r\n'
+    ]
+    split = line.replace(r"\xFF", r"\x0D\x0AX: 1")
+    assert sent(write(tmp_path, "access.log", split))[0].endswith(
+        rb"User-Agent: a\x09\"b\x0D\x0AX: 1" + b"\r\n\r\n"
+    )
+
+
+def test_names_of_recordings_become_words(tmp_path: Path) -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    folder = tmp_path / "of mine"
+    (folder / "my shop").mkdir(parents=True)
+    for name in ("a b", "a-b", "a-b-2", "my shop/#1", "日本"):
+        write(folder, f"{name}.request", raw)
+    assert [exchange.id for exchange in read_requests(folder)[0]] == [
+        "yours/a-b", "yours/a-b-2", "yours/a-b-3", "yours/my-shop/1", "yours/unnamed",
+    ]  # fmt: skip
+    assert read_requests(folder / "a b.request")[0][0].id == "yours/a-b"
+
+
+def test_every_id_names_one_exchange(tmp_path: Path) -> None:
+    text = "".join(f"### {title}\nGET /\n" for title in ("a b", "a-b", "a-b-2", "a b"))
+    assert [exchange.id for exchange in read_requests(write(tmp_path, "mine.txt", text))[0]] == [
+        "yours/a-b", "yours/a-b-2", "yours/a-b-2-2", "yours/a-b-3",
+    ]  # fmt: skip
 
 
 def test_folder_of_recordings(tmp_path: Path) -> None:

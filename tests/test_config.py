@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rawsgi.config import (
@@ -30,6 +32,8 @@ from rawsgi.units import format_duration, format_size, parse_count, parse_durati
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = [option for option in OPTIONS if option.name not in SHORTHAND_NAMES]
+BESIDE: dict[str, Any] = {"record": "folder"}
+"""A flag that makes sense of those that are refused alone."""
 
 
 @pytest.fixture
@@ -65,6 +69,8 @@ def choose_another(option: Option) -> tuple[str, Any]:
     """A text that is right for the option, and the value that it means: not the default."""
     if option.name == "bind":
         return "0.0.0.0:9", ("0.0.0.0:9",)
+    if option.name in ("record", "access_log_file"):  # opened later, wherever it stands by then
+        return "elsewhere", os.path.join(os.getcwd(), "elsewhere")
     if option.choices:
         choice = next(each for each in option.choices if each != option.default())
         return choice, (choice,) if option.many else choice
@@ -90,7 +96,10 @@ def test_each_setting_is_taken_from_each_source(option: Option, folder: Path) ->
     toml = f"[tool.rawsgi]\n{option.key} = {quoted}\n"
     flag: Any = [text] if option.many else text
     for resolved, source in [
-        (resolve({option.name: flag}), "APP" if option.name == "application" else option.flag),
+        (
+            resolve(BESIDE | {option.name: flag}),
+            "APP" if option.name == "application" else option.flag,
+        ),
         (resolve({}, {option.variable: text}), option.variable),
         (resolve(toml=toml, folder=folder), f"pyproject.toml [tool.rawsgi] {option.key}"),
     ]:
@@ -110,7 +119,9 @@ def test_what_is_said_nearer_wins(option: Option, folder: Path) -> None:
     over_toml = resolve({}, {option.variable: text}, toml=toml, folder=folder)
     assert getattr(over_toml.settings, option.name) == value
     flag: Any = [text] if option.many else text
-    over_environ = resolve({option.name: flag}, {option.variable: other}, toml=toml, folder=folder)
+    over_environ = resolve(
+        BESIDE | {option.name: flag}, {option.variable: other}, toml=toml, folder=folder
+    )
     assert getattr(over_environ.settings, option.name) == value
     source = "APP" if option.name == "application" else option.flag
     assert over_environ.sources[option.name] == source
@@ -186,11 +197,13 @@ def test_what_is_no_amount(parse: Callable[[str], object], text: str) -> None:
         parse(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 59))
 def test_a_size_reads_back_as_it_is_shown(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12).map(lambda n: n / 1000))
 def test_a_duration_reads_back_as_it_is_shown(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, abs=1e-6)
@@ -251,6 +264,46 @@ def test_a_mistake_names_the_source_the_value_and_what_is_right(
     assert shown in from_toml.replace("\\\\", "\\")
     if option.kind not in ("count", "switch"):  # in TOML these are no texts
         assert right in from_toml
+
+
+IDLE = {
+    "record_errors": ("true", "--record DIR"),
+    "record_limit": ("7", "--record DIR"),
+    "record_size_limit_bytes": ("7KiB", "--record DIR"),
+    "wire_secrets": (
+        "true",
+        "--wire or --wire-full or --wire-errors or --record DIR or --by-hand",
+    ),
+}
+"""A flag that does nothing alone, a value for it, and what it needs."""
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_flag_that_does_nothing_without_another_one(name: str, folder: Path) -> None:
+    text, needed = IDLE[name]
+    option = next(each for each in OPTIONS if each.name == name)
+    assert refuse({name: text}) == f"{option.flag}: does nothing without {needed}"
+    value = getattr(resolve(BESIDE | {name: text}).settings, name)
+    assert value != option.default()
+    # The other one may come from anywhere, and must be on.
+    for flag in re.findall(r"--([a-z-]+)", needed):
+        other = next(each for each in OPTIONS if each.key == flag)
+        on, quoted = ("folder", '"folder"') if other.kind == "text" else ("true", "true")
+        assert getattr(resolve({name: text}, {other.variable: on}).settings, name) == value
+        toml = f"[tool.rawsgi]\n{other.key} = {quoted}\n"
+        assert getattr(resolve({name: text}, toml=toml, folder=folder).settings, name) == value
+    assert "does nothing without" in refuse({name: text}, {"RAWSGI_WIRE": "false"})
+    assert "does nothing without" in refuse({name: text, "access_log": "true"})
+    # In a file or a variable it stands ready for when it is needed.
+    assert getattr(resolve({}, {option.variable: text}).settings, name) == value
+    quoted = text if option.kind in ("switch", "count") else f'"{text}"'
+    toml = f"[tool.rawsgi]\n{option.key} = {quoted}\n"
+    assert getattr(resolve(toml=toml, folder=folder).settings, name) == value
+
+
+@pytest.mark.parametrize("name", ["record_errors", "wire_secrets"])
+def test_a_switch_that_is_off_needs_nothing(name: str) -> None:
+    assert getattr(resolve({name: "false"}, {}).settings, name) is False
 
 
 def test_a_mistake_is_told_also_where_a_nearer_source_overrides_it() -> None:
@@ -433,6 +486,7 @@ def test_what_print_config_shows_is_toml_that_gives_the_same_settings(folder: Pa
         assert f"{option.key} " in default
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=30))
 def test_any_text_is_quoted_right(text: str) -> None:
     resolved = resolve({"record": text, "bind": [text]})

@@ -147,7 +147,8 @@ class Running:
         return self._server.process.poll() is None
 
     def restart(self) -> None:
-        raise AssertionError("the server has ended")
+        """Wanted, too, after two late answers of a server on a busy machine: it goes on."""
+        assert self.is_alive(), "the server has ended"
 
 
 def send_whole(exchange: Exchange) -> Exchange:

@@ -567,6 +567,8 @@ class Play:
             if member is None or member.lost or member.exchange is not exchange:
                 continue
             for after_s in (self.timeout_s, 0.0 if exchange.slow_logged else self.SLOW_S):
+                if after_s and after_s == self.timeout_s and not exchange.claim:
+                    after_s += overtime_module._LEAVING_S  # what it sends may be just leaving
                 if after_s:
                     left_s = max(exchange.called + after_s - loop.now, 0.0) + self.SLOW_S / 2
                     knows = 0 <= timeout_s <= left_s + 1e-6

@@ -923,6 +923,9 @@ def test_the_loop_goes_on_unless_it_fails_again_and_again(
 def time_out(desk: Desk, client: Client) -> None:
     desk.loop.pass_time(desk.crew.overtime.timeout_s)
     desk.crew.overtime.judge(client.exchange, desk.loop.now)
+    if not client.exchange.claim and not client.socket.sent.startswith(b"HTTP/1.1 504 "):
+        assert not client.connection.broken, "what has begun may be just leaving"
+        desk.loop.pass_time(overtime_module._LEAVING_S)
 
 
 @pytest.mark.parametrize("begun", [True, False])

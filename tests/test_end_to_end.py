@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import threading
@@ -281,6 +282,104 @@ def test_input_has_all_the_methods(server: Server) -> None:
     assert server.request("GET", "/lines").content == b"[]"
 
 
+# -- The limits ----------------------------------------------------------------------------------
+
+
+def get_with_line(size: int) -> bytes:
+    return get("/one?" + "x" * (size - len("GET /one? HTTP/1.1")))
+
+
+def get_with_fields(count: int) -> bytes:
+    return get("/one", *["X: 1"] * (count - 1))  # and Host
+
+
+def get_with_head(size: int) -> bytes:
+    return get("/one", "X: " + "x" * (size - len(get("/one", "X: "))))
+
+
+def post_in_chunks(content: bytes, extension: bytes = b"", trailers: bytes = b"") -> bytes:
+    head = get("/digest", "Transfer-Encoding: chunked", method="POST")
+    line, _, rest = encode_chunks(content, 700).partition(b"\r\n")
+    return head + line + extension + b"\r\n" + rest[:-2] + trailers + b"\r\n"
+
+
+# For each flag: what is just let through, what is just not, and how that is answered.
+LIMITED: dict[tuple[str, str], list[tuple[bytes, bytes, int]]] = {
+    ("--request-line-limit", "100"): [(get_with_line(100), get_with_line(101), 414)],
+    ("--field-limit", "5"): [
+        (get_with_fields(5), get_with_fields(6), 431),
+        (
+            post_in_chunks(b"abc", trailers=b"X: 1\r\n" * 5),
+            post_in_chunks(b"abc", trailers=b"X: 1\r\n" * 6),
+            431,
+        ),
+    ],
+    ("--head-limit", "1KiB"): [
+        (get_with_head(1024), get_with_head(1025), 431),
+        (
+            post_in_chunks(b"abc", trailers=b"X: %b\r\n" % (b"x" * 1017)),
+            post_in_chunks(b"abc", trailers=b"X: %b\r\n" % (b"x" * 1018)),
+            431,
+        ),
+        (
+            post_in_chunks(b"abc", b";" + b"x" * (1024 + 3 - 1)),
+            post_in_chunks(b"abc", b";" + b"x" * (1024 + 3)),
+            400,
+        ),
+    ],
+    ("--content-limit", "2KB"): [
+        (post("/digest", bytes(2000)), post("/digest", bytes(2001)), 413),
+        (post_in_chunks(bytes(2000)), post_in_chunks(bytes(2001)), 413),
+    ],
+    ("--content-limit", "0"): [
+        (post("/digest", b""), post("/digest", b"x"), 413),
+        (post_in_chunks(b""), post_in_chunks(b"x"), 413),
+    ],
+}
+
+
+@pytest.mark.parametrize("flag", LIMITED, ids=" ".join)
+def test_each_limit_is_the_one_that_was_asked_for(flag: tuple[str, str]) -> None:
+    with serve(APPLICATION, *flag) as server:
+        for under, above, status in LIMITED[flag]:
+            with conversation(server) as (connection, reader):
+                answers = [ask(connection, reader, data) for data in (under, above)]
+                assert [each.status for each in answers] == [200, status], under[-60:]
+                assert answers[1].field("Connection") == "close"
+
+
+@linux_only
+def test_content_is_in_memory_up_to_what_was_asked_for(tmp_path: Path) -> None:
+    with serve(APPLICATION, "--content-memory", "20KB", env={"TMPDIR": str(tmp_path)}) as server:
+        for size, files in ((20_000, 0), (20_001, 1)):
+            name = tmp_path / str(size)
+            with conversation(server) as (connection, reader):
+                connection.sendall(post(f"/held?file={name}", bytes(size)))
+                wait_until(Path(f"{name}.begun").exists)
+                found = [each for each in list_descriptors(server.pid) if str(tmp_path) in each]
+                assert len(found) == files
+                Path(f"{name}.go").touch()
+                assert reader.read_response().content == b"held"
+
+
+@linux_only
+def test_the_system_is_asked_for_as_many_descriptors_as_may_be_needed() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with serve(APPLICATION, "--connections", "70000", "--threads", "20") as server:
+            limits = Path(f"/proc/{server.pid}/limits").read_text()
+            found = re.search(r"Max open files +(\d+)", limits)
+            assert found is not None
+            needed = 70_000 + 4 * 20 + 64
+            if hard == resource.RLIM_INFINITY or hard >= needed:
+                assert int(found[1]) == needed
+            else:
+                assert f"raise the limit to {needed} or more" in server.stderr()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 # -- Much in, much out, little memory ------------------------------------------------------------
 
 
@@ -342,7 +441,8 @@ class TestMemory:
             wait_until(lambda: memory.growth_bytes >= 0.9 * size)
             assert len(reader.read_response().content) == size
         assert memory.growth_bytes < (size if blocks == 1 else 2 * size) + 8 * MIB
-        assert read_status(server.pid, "VmRSS") * 1024 < 64 * MIB
+        # The client may have it all before the server has let go of it.
+        wait_until(lambda: read_status(server.pid, "VmRSS") * 1024 < 64 * MIB)
 
     def test_a_slow_reader_of_a_stream_costs_a_bounded_buffer(self, server: Server) -> None:
         memory = Memory(server.pid)
@@ -489,8 +589,8 @@ def test_blocks_are_closed_when_the_client_leaves(
             linger = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     begun = time.monotonic()
-    wait_until(lambda: server.request("GET", f"/closed?name={name}").content != b"0", 5.0)
-    assert time.monotonic() - begun < 1.0
+    wait_until(lambda: server.request("GET", f"/closed?name={name}").content != b"0")
+    assert time.monotonic() - begun < 4.0
     assert server.request("GET", f"/closed?name={name}").content == b"1"
 
 
@@ -522,6 +622,24 @@ def test_a_signal_lets_requests_in_flight_end(
         assert server.process.wait(ANSWER_TIMEOUT_S) == 0
 
 
+@pytest.mark.parametrize("poller", POLLERS)
+def test_who_has_connected_before_the_signal_is_answered(poller: str) -> None:
+    """However many wait in the backlog: no client is reset by a restart."""
+    with serve(APPLICATION, "--poller", poller) as server:
+        with contextlib.ExitStack() as stack:
+            server.process.send_signal(signal.SIGSTOP)
+            clients = [stack.enter_context(conversation(server)) for _ in range(100)]
+            for connection, _ in clients:
+                connection.sendall(get("/one"))
+            server.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGCONT)
+            for _, reader in clients:
+                answer = reader.read_response()
+                assert (answer.status, answer.content) == (200, b"one")
+                assert reader.file.read() == b""
+        assert server.process.wait(ANSWER_TIMEOUT_S) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with serve(APPLICATION, "--threads", "4", exit_code=128 + number) as server:
@@ -536,7 +654,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -
             server.process.send_signal(number)
             begun = time.monotonic()
             assert server.process.wait(ANSWER_TIMEOUT_S) == 128 + number
-            assert time.monotonic() - begun < 2.0
+            assert time.monotonic() - begun < 5.0
             with contextlib.suppress(ConnectionResetError):
                 assert busy[1].file.read() == b""
 
@@ -651,10 +769,10 @@ def test_2000_mixed_requests_leave_nothing_behind(tmp_path: Path, file: Path, po
         memory_kib = read_status(server.pid, "VmRSS")
         mix.run(seed + 1, 2000)
         wait_until(lambda: mix.sockets() == 0)
-        wait_until(lambda: len(list_descriptors(server.pid)) == len(descriptors))
+        wait_until(lambda: len(list_descriptors(server.pid)) <= len(descriptors))
         assert read_status(server.pid, "Threads") <= max(threads, 5)
         assert read_status(server.pid, "VmRSS") - memory_kib < 4 * 1024
-        assert list(tmp_path.iterdir()) == []
+        wait_until(lambda: list(tmp_path.iterdir()) == [])
         assert mix.failures == []
 
 

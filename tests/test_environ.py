@@ -238,6 +238,7 @@ def test_no_field_can_take_the_place_of_another_variable() -> None:
 
 def test_length_of_content_is_the_field_as_it_came() -> None:
     assert build("POST / HTTP/1.1", "Content-Length: 005")["CONTENT_LENGTH"] == "005"
+    assert build("POST / HTTP/1.1", f"Content-Length: {5:05000}")["CONTENT_LENGTH"] == "5"
     assert "CONTENT_LENGTH" not in build("POST / HTTP/1.1")
     assert "HTTP_CONTENT_LENGTH" not in build("POST / HTTP/1.1", "Content-Length: 5")
 

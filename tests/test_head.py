@@ -475,20 +475,62 @@ def test_same_section_under_both_versions() -> None:
         assert (request.keep_alive, request.expects_continue) == (kept, kept)
 
 
+def list_caches(parser: HeadParser) -> dict[str, dict[bytes, Any]]:
+    """Every dict that a parser keeps."""
+    found = {}
+    for name in HeadParser.__slots__:
+        kept = getattr(parser, name)
+        for number, cache in enumerate(kept if isinstance(kept, tuple) else [kept]):
+            if isinstance(cache, dict):
+                found[f"{name}[{number}]"] = cache
+    return found
+
+
+def read_thrice(parser: HeadParser, data: bytes) -> None:
+    """A section is kept once its lines are known: the second time. The third time it is found."""
+    for _ in range(3):
+        assert isinstance(read(parser, [data]), Request)
+
+
 def test_caches_are_bounded() -> None:
-    """The keys come from strangers: neither their number nor their size is without limit."""
+    """The keys come from strangers: no cache grows without limit, and each is one in use."""
     parser = HeadParser(Limits())
-    for number in range(6000):
-        read(parser, [b"GET /%d HTTP/1.1\r\nHost: a\r\nX: %d\r\n\r\n" % (number, number)])
-        read(parser, [b"GET /%d HTTP/1.0\r\nY: %d\r\n\r\n" % (number, number)])
-    for length in (600, 3000):
-        read(parser, [b"GET /%b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % ((b"a" * length,) * 2)])
-    caches: list[dict[bytes, Any]] = [parser.start_lines, parser._field_lines, *parser.sections]
-    assert [len(cache) <= 2048 for cache in caches] == [True] * 4
-    keys = [key for cache in caches for key in cache]
-    assert max(map(len, keys)) <= 2048
-    assert max(map(len, parser.start_lines)) <= 512
-    assert max(map(len, parser._field_lines)) <= 512
+    most = dict.fromkeys(list_caches(parser), 0)
+    assert len(most) == 5
+    head = b"GET /%d HTTP/%b\r\nHost: a\r\nX-%d: %d\r\n\r\n"
+    for number in range(2500):
+        for version in (b"1.0", b"1.1"):
+            read_thrice(parser, head % (number, version, number, number))
+        for name, cache in list_caches(parser).items():
+            most[name] = max(most[name], len(cache))
+    assert all(400 <= count <= 2048 for count in most.values()), most
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "before", "key", "after"),
+    [
+        ("start_lines[0]", 512, b"", b"GET /%b HTTP/1.1", b"\r\n" + HOST + END),
+        ("_field_lines[0]", 512, GET + HOST, b"X: %b", b"\r\n\r\n"),
+        ("_variables[0]", 64, GET + HOST, b"X%b", b":\r\n\r\n"),
+        ("sections[0]", 2048, b"GET / HTTP/1.0\r\n", b"X: %b", b"\r\n\r\n"),
+        ("sections[1]", 2048, GET, HOST + b"X: %b", b"\r\n\r\n"),
+    ],
+    ids=["start line", "field line", "name", "section of 1.0", "section of 1.1"],
+)
+def test_what_is_cached_is_short(
+    name: str, longest: int, before: bytes, key: bytes, after: bytes
+) -> None:
+    parser = HeadParser(Limits())
+    for size in (longest, longest + 1):
+        room = size - len(key % b"")
+        filling = b"a" * room
+        if name.startswith("sections"):  # of lines that are kept themselves
+            filling = (b"a" * 300 + b"\r\nX: ") * 6
+            filling += b"a" * (room - len(filling))
+        raw = key % filling
+        assert len(raw) == size
+        read_thrice(parser, before + raw + after)
+        assert (raw in list_caches(parser)[name]) is (size == longest)
 
 
 def test_fields_of_one_request_are_not_those_of_another() -> None:

@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import stat
 import sys
 import threading
 import time
@@ -480,6 +481,56 @@ def test_a_log_file_is_not_inherited_by_children(output: tuple[AccessLog, Path])
     assert fcntl.fcntl(access_log._descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     access_log.reopen()
     assert fcntl.fcntl(access_log._descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+
+
+def test_a_pipe_whose_reader_is_gone_is_closed(tmp_path: Path, messages: list[str]) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    access_log = AccessLog(path=str(path))
+    descriptor = access_log._descriptor
+    os.close(reader)
+    write(access_log)
+    assert access_log.flush()
+    assert messages == ["access log stopped: its output was closed"]
+    access_log.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    access_log.close()  # once only: the number may be another's
+
+
+def test_a_number_that_somebody_closed_is_left_alone(tmp_path: Path, messages: list[str]) -> None:
+    path = tmp_path / "access.log"
+    access_log = AccessLog(path=str(path))
+    number = access_log._descriptor
+    os.close(number)
+    write(access_log, "/lost")
+    assert access_log.flush()
+    assert messages == ["access log stopped: its output was closed"]
+    reader, writer = os.pipe()  # another has the number now
+    try:
+        assert number in (reader, writer)
+        access_log.reopen()
+        write(access_log, "/again")
+        access_log.close()
+        assert fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        assert stat.S_ISFIFO(os.fstat(number).st_mode)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert "/again" in path.read_text()
+
+
+def test_a_relative_file_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    access_log = AccessLog(path="access.log")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    access_log.reopen()
+    write(access_log)
+    access_log.close()
+    assert (tmp_path / "access.log").read_text() != ""
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_nothing_after_close_is_kept(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rawsgi.wsgi import patching
-from rawsgi.wsgi.application import ApplicationError
+from rawsgi.wsgi.loading import patching
+from rawsgi.wsgi.loading.failure import ApplicationError
 from tests.serving import ROOT
 
 # What gevent.monkey keeps: the originals by module, nothing before it patches.

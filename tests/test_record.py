@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -272,6 +273,23 @@ def test_names_sort_by_time() -> None:
     assert names == sorted(names)
 
 
+STUCK = """
+import time
+
+def app(environ, start_response):
+    open("begun", "w").close()
+    time.sleep(30)
+"""
+MOVING = """
+import os
+
+os.chdir("elsewhere")
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+"""
+
 # -- A server -------------------------------------------------------------------------------------
 
 
@@ -297,20 +315,102 @@ def test_a_server_records_errors_only(tmp_path: Path) -> None:
         "import time\n"
         "def app(environ, start_response):\n"
         "    if environ['PATH_INFO'] == '/late':\n"
-        "        time.sleep(0.5)\n"
+        "        time.sleep(1.5)\n"
         "    if environ['PATH_INFO'] != '/bad':\n"
         "        start_response('200 OK', [])\n"
         "        return [b'fine']\n"
         "    raise RuntimeError('it failed')\n"
     )
-    flags = ("--record", "r", "--record-errors", "--head-timeout", "100ms")
-    with serve("failing:app", *flags, "--request-timeout", "200ms", cwd=tmp_path) as server:
+    flags = ("--record", "r", "--record-errors", "--head-timeout", "600ms")
+    with serve("failing:app", *flags, "--request-timeout", "600ms", cwd=tmp_path) as server:
         for target in (b"/", b"/bad", b"/late"):
             server.exchange(GET.replace(b"/info", target))
         server.exchange(GET[:-2])
         names = wait_for_names(tmp_path / "r", 3)
     facts = [json.loads(path.with_suffix(".json").read_text()) for path in names]
     assert {each["status"] for each in facts} == {500, 504, 408}
+
+
+@pytest.mark.parametrize("flags", [(), ("--record-errors",)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_requests_that_are_cut_at_the_stop_are_recorded(
+    number: signal.Signals, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    more = ("--record", "r", "--graceful-timeout", "300ms", *flags)
+    with serve("stuck:app", *more, cwd=tmp_path) as server, server.connect() as client:
+        client.sendall(GET)
+        wait_until((tmp_path / "begun").exists)
+        os.kill(server.pid, number)
+        wait_until(lambda: server.process.poll() is not None)
+        (path,) = list_names(tmp_path / "r")
+    assert path.read_bytes() == GET
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["status"] is None
+    assert facts["error"] == "the server is stopping, before the response"
+
+
+@pytest.mark.parametrize("line", ["time.sleep(60)", "raise OSError"])
+def test_a_recorder_that_is_stuck_or_fails_keeps_no_server_from_stopping(
+    line: str, tmp_path: Path
+) -> None:
+    patch = (
+        "from rawsgi.wire.conversation import Conversation\n"
+        f"def close(self, reason):\n    {line}\n"
+        "Conversation.close = close\n"
+    )
+    (tmp_path / "stuck.py").write_text(STUCK + patch)
+    with serve("stuck:app", "--record", "r", cwd=tmp_path) as server, server.connect() as client:
+        client.sendall(GET)
+        wait_until((tmp_path / "begun").exists)
+        os.kill(server.pid, signal.SIGQUIT)
+        wait_until(lambda: server.process.poll() is not None)
+        assert "Traceback" not in server.stderr()
+
+
+@pytest.mark.parametrize("flag", ["--record-errors", "--record-limit=9", "--record-size-limit=9"])
+def test_a_flag_that_does_nothing_without_a_folder_is_refused(flag: str) -> None:
+    done = run("rawsgi", INFO, "--port", "0", flag)
+    name = flag.partition("=")[0]
+    assert done.returncode == 2
+    assert done.stderr == f"rawsgi: {name}: does nothing without --record DIR\n"
+
+
+def test_an_application_that_changes_the_folder_moves_no_recordings(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moving.py").write_text(MOVING)
+    flags = ("--record", "r", "--access-log-file", "access.log")
+    with serve("moving:app", *flags, cwd=tmp_path) as server:
+        server.exchange(GET)
+        wait_for_names(tmp_path / "r", 1)
+        wait_until(lambda: "GET /info" in (tmp_path / "access.log").read_text())
+        (tmp_path / "access.log").rename(tmp_path / "access.log.1")
+        os.kill(server.pid, signal.SIGUSR1)
+        wait_until((tmp_path / "access.log").exists)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--record", "--access-log-file"])
+def test_a_folder_that_is_gone_is_one_line(flag: str, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = 'cd gone && rmdir ../gone && exec "$0" -m rawsgi "$@"'
+    command = ["sh", "-c", script, sys.executable, INFO, "--port", "0", flag, "kept"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=30,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"rawsgi: {flag}: the current folder is gone: write the whole path of kept"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_the_paths_are_shown_as_they_were_written(tmp_path: Path) -> None:
+    flags = ("--record", "r", "--access-log-file", "../access.log", "--print-config")
+    done = run("rawsgi", *flags, cwd=tmp_path)
+    assert re.search(r'^record = "r" +# --record$', done.stdout, re.MULTILINE)
+    assert re.search(r'^access-log-file = "\.\./access\.log" ', done.stdout, re.MULTILINE)
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_at_the_start(tmp_path: Path) -> None:
@@ -485,7 +585,7 @@ def test_relaxations_can_be_named(tmp_path: Path) -> None:
 def test_misuse(tmp_path: Path) -> None:
     done = run("rawsgi", "replay", f"{tmp_path}/none", INFO)
     assert (done.returncode, done.stderr) == (
-        2, f"rawsgi: replay {tmp_path}/none: No such file or directory\n",
+        2, f"rawsgi: replay {tmp_path}/none: there is no such file\n",
     )  # fmt: skip
     path = write(tmp_path / "a.request", GET)
     assert run("rawsgi", "replay", path, "nowhere:app").returncode == 1

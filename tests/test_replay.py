@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import ROOT
+from tests.serving import ROOT, serve, wait_until
 
 PAGES = str(ROOT / "examples/pages.py")
 FAILING = "def app(environ, start_response):\n    1 / 0\n"
@@ -84,7 +84,8 @@ def test_a_file_beside_a_request_says_what_is_replayed(kept: Path, suffix: str) 
         (("kept/1.json", "kept/1.response"), "the application is missing"),
         (("lone.json", PAGES), "replay lone.json: there is no lone.request beside it"),
         (("empty", PAGES), "replay empty: there is no .request in this folder"),
-        (("kept/9.request", PAGES), "replay kept/9.request: No such file or directory"),
+        (("kept/9.request", PAGES), "replay kept/9.request: there is no such file"),
+        (("a" * 300, PAGES), f"rawsgi: replay {'a' * 300}: File name too long"),
     ],
 )
 def test_what_is_no_request(kept: Path, arguments: tuple[str, ...], expected: str) -> None:
@@ -93,6 +94,36 @@ def test_what_is_no_request(kept: Path, arguments: tuple[str, ...], expected: st
     done = replay(*arguments, cwd=kept.parent)
     assert done.returncode == 2 and done.stdout == ""
     assert expected in done.stderr and done.stderr.count("\n") == 1
+
+
+LARGE_CHUNK = b"5;a=" + b"e" * 5000 + b"\r\nhello\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "data"),
+    [
+        ("--field-limit 300", b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n"),
+        ("--head-limit 1MiB", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"),
+        ("--request-line-limit 16KiB", b"GET /?" + b"q" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("", b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + LARGE_CHUNK
+         + b"X: y\r\n" * 101 + b"\r\n"),
+    ],
+)  # fmt: skip
+def test_what_a_server_with_other_limits_took_is_not_refused(
+    flag: str, data: bytes, tmp_path: Path
+) -> None:
+    """It is on the disk already: there is nothing to protect from."""
+    path = tmp_path / "1.request"
+    if flag:
+        with serve(PAGES, *flag.split(), "--record", str(tmp_path)) as server:
+            assert server.exchange(data).startswith(b"HTTP/1.1 200 ")
+            wait_until(lambda: list(tmp_path.glob("*.request")))
+        (path,) = tmp_path.glob("*.request")
+    else:
+        path.write_bytes(data)
+    done = replay(str(path), PAGES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("HTTP/1.1 200 OK")
 
 
 def test_the_verdict_stands_on_its_own_line_and_the_content_is_untouched(tmp_path: Path) -> None:

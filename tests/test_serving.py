@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import rawsgi
 from rawsgi import serving
+from rawsgi.logs import log
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,6 +67,15 @@ def get(address: str) -> bytes:
     return content
 
 
+@pytest.fixture(autouse=True)
+def _error_log_as_it_was() -> Iterator[None]:
+    """Settings that are right configure the error log, also where serving fails afterwards."""
+    state = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = state[:2]
+    log.setLevel(state[2])
+
+
 def test_a_program_serves_and_ends_with_a_signal(tmp_path: Path) -> None:
     process, address = start(IN_MAIN, tmp_path)
     try:
@@ -106,6 +119,89 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
     with pytest.raises(rawsgi.SettingsError) as caught:
         rawsgi.serve(lambda environ, start_response: [], **settings)
     assert str(caught.value).startswith(message)
+
+
+def test_an_application_that_began_to_patch_is_refused_with_a_public_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "gevent.monkey", SimpleNamespace(saved={"threading": True}))
+    with pytest.raises(rawsgi.ApplicationError, match="gevent"):
+        rawsgi.serve(lambda environ, start_response: [], port=0)
+    with pytest.raises(SystemExit, match="rawsgi: the application replaces Python's threads"):
+        serve_as_paste(lambda environ, start_response: [], port="0")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o660, 0o660), ("660", 0o660), (0o7, 0o7), (0, 0), (511, 0o777)]
+)
+def test_a_mode_is_the_number_that_it_is(
+    mode: object, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def remember(resolved: Any, *_: object) -> int:
+        seen.append(resolved.settings.unix_mode)
+        return 0
+
+    monkeypatch.setattr(serving, "serve_settings", remember)
+    rawsgi.serve(lambda environ, start_response: [], bind="unix:/x", unix_mode=mode)
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("mode", [660, -1, 0o1777])
+def test_a_mode_that_is_none_is_refused(mode: int) -> None:
+    with pytest.raises(rawsgi.SettingsError) as caught:
+        rawsgi.serve(lambda environ, start_response: [], unix_mode=mode)
+    assert str(caught.value) == f"unix_mode={mode}: must be from 0 to 0o777, such as 0o660"
+
+
+AGAIN_AND_AGAIN = """
+import gc, os, signal, weakref
+import rawsgi
+from rawsgi.net.loop import Loop
+
+loops = []
+init = Loop.__init__
+
+def remember(self, *arguments):
+    loops.append(weakref.ref(self))
+    init(self, *arguments)
+
+Loop.__init__ = remember
+def app(environ, start_response):
+    return []
+def ready(addresses):
+    os.kill(os.getpid(), signal.SIGTERM)
+for _ in range(3):
+    rawsgi.serve(app, port=0, on_ready=ready)
+gc.collect()
+print(len(loops), sum(loop() is not None for loop in loops), gc.get_freeze_count())
+gc.freeze()
+frozen = gc.get_freeze_count()
+rawsgi.serve(app, port=0, on_ready=ready)
+print(gc.get_freeze_count() >= frozen)
+
+gc.disable()
+names = os.listdir("/dev/fd")
+for _ in range(3):
+    try:
+        rawsgi.serve(app, port=0, record="program.py", access_log_file="access.log")
+    except rawsgi.SettingsError as error:
+        print(error)
+print(len(os.listdir("/dev/fd")) - len(names))
+"""
+
+
+def test_a_server_that_has_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A test suite or a notebook serves again and again in one process."""
+    (tmp_path / "program.py").write_text(AGAIN_AND_AGAIN)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    refused = f"--record {tmp_path}/program.py: File exists"
+    assert done.stdout.splitlines() == ["3 0 0", "True", refused, refused, refused, "0"]
+    assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
 def test_what_cannot_be_called() -> None:
@@ -224,3 +320,17 @@ def test_a_mistake_in_a_paste_file_is_one_line(section: dict[str, str], message:
         serve_as_paste(lambda environ, start_response: [], **section)
     text = caught.value.code
     assert isinstance(text, str) and text.startswith(message) and text.isprintable()
+
+
+def test_what_cannot_be_opened_for_a_paste_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for section, message in (
+            ({"listen": address}, f"rawsgi: cannot listen at {address}: "),
+            ({"port": "0", "record": f"{tmp_path}/file"}, f"rawsgi: --record {tmp_path}/file: "),
+        ):
+            with pytest.raises(SystemExit) as caught:
+                serve_as_paste(lambda environ, start_response: [], **section)
+            text = caught.value.code
+            assert isinstance(text, str) and text.startswith(message) and text.isprintable()

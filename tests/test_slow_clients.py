@@ -290,10 +290,13 @@ def test_a_place_that_becomes_free_is_taken_at_once(folder: Folder) -> None:
     with serve(WAITING, *flags, env=folder.env) as server, server.connect() as connection:
         connection.sendall(get("/until/go"))
         wait_until(lambda: folder.count_begun("go") == 1)
-        began = time.monotonic()
-        for _ in range(20):
-            assert server.request("GET", "/").status == 200
-        assert time.monotonic() - began < 1.0, "as if each had waited for 0.1 s"
+        attempts = []  # this machine may be busy with something else
+        while not attempts or attempts[-1] >= 1.0 and len(attempts) < 5:
+            began = time.monotonic()
+            for _ in range(20):
+                assert server.request("GET", "/").status == 200
+            attempts.append(time.monotonic() - began)
+        assert attempts[-1] < 1.0, f"as if each had waited for 0.1 s: {attempts}"
         folder.release("go")
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
@@ -416,10 +419,13 @@ def check_nothing_is_lost(count: int, tmp_path: Path, *more: str) -> None:
         break_off(server, generator, count)
         settle(server, 5)
         wait_until(lambda: count_descriptors(server.pid) <= descriptors)
-        deleted = [name for name in list_descriptors(server.pid) if "deleted" in name]
-        own = [name for name in deleted if str(tmp_path) in name]
-        assert own == [], "temporary files"
-        assert os.listdir(tmp_path) == []
+
+        def list_temporary() -> list[str]:
+            deleted = [name for name in list_descriptors(server.pid) if "deleted" in name]
+            return [name for name in deleted if str(tmp_path) in name]
+
+        wait_until(lambda: not list_temporary())
+        wait_until(lambda: os.listdir(tmp_path) == [])
         assert count_threads(server.pid) <= 5
         grown_bytes = read_memory_bytes(server.pid) - memory_bytes
         assert grown_bytes < 16e6 + 10_000 * count, f"{grown_bytes / 1e6:.1f} MB more"
@@ -534,22 +540,22 @@ def test_a_slow_request_behind_a_response_that_took_long_to_send() -> None:
 def test_a_large_block_leaves_while_its_generator_goes_on() -> None:
     """PEP 3333, "Buffering and Streaming": no block is delayed."""
     with serve(WAITING, *PATIENT) as server, server.connect() as connection:
-        connection.sendall(get("/linger/2"))
+        connection.sendall(get("/linger/4"))
         began = time.monotonic()
         with Reader(connection) as reader:
             assert len(reader.read_response().content) == 8_000_000
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3.0
 
 
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_large_chunks_end_before_their_generator_is_closed(threads: str) -> None:
     """The last chunk does not wait for `close`, whoever sends what the socket did not take."""
     with serve(WAITING, "--threads", threads, *PATIENT) as server, server.connect() as connection:
-        connection.sendall(get("/close/2"))
+        connection.sendall(get("/close/4"))
         began = time.monotonic()
         with Reader(connection) as reader:
             response = reader.read_response()
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 3.0
         assert [set(chunk) for chunk in response.chunks] == [{number} for number in range(8)]
         assert len(response.content) == 8_000_000
 

@@ -267,7 +267,7 @@ def test_deadline_of_the_content(tmp_path: Path) -> None:
 
 
 def test_request_timeout_wakes_a_thread_that_waits_for_content() -> None:
-    flags = ("--stream-request", "--request-timeout", "300ms", "--threads", "2")
+    flags = ("--stream-request", "--request-timeout", "500ms", "--threads", "2")
     with serve(APPLICATION, *flags) as server:
         for _ in range(5):  # more often than there are threads
             with conversation(server) as (connection, reader):
@@ -306,7 +306,7 @@ def test_1000_mixed_requests_leave_nothing_behind(tmp_path: Path, poller: str) -
         descriptors = len(list_descriptors(server.pid))
         mix.run(2, 1000)
         wait_until(lambda: mix.sockets() == 0)
-        wait_until(lambda: len(list_descriptors(server.pid)) == descriptors)
+        wait_until(lambda: len(list_descriptors(server.pid)) <= descriptors)
         assert read_status(server.pid, "Threads") <= 6
 
 

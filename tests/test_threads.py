@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import statistics
 import threading
 import time
@@ -143,7 +142,7 @@ def test_a_fast_request_does_not_wait_for_slow_ones(folder: Folder, threads: str
         wait_until(lambda: folder.count_begun("go") == len(slow))
         durations = time_requests(server, 50)
         # Some may be slow because this machine is; a server that waits makes all of them slow.
-        assert statistics.quantiles(durations, n=10)[-1] < 0.1
+        assert statistics.median(durations) < 0.1
         folder.release("go")
         for client in slow:
             assert client.read().status == 200
@@ -170,8 +169,7 @@ def test_past_the_queue_requests_are_refused(folder: Folder) -> None:
         wait_until(lambda: folder.count_begun("go"))
         more = [make(server, "/until/go") for _ in range(5)]
         sockets = [client.socket for client in more]
-        answered: list[socket.socket] = []
-        wait_until(lambda: answered.extend(select.select(sockets, [], [], 1)[0]) or answered)
+        wait_until(lambda: len(select.select(sockets, [], [], 1)[0]) >= 3)
         refused = []
         for client in more:
             if select.select([client.socket], [], [], 0.2)[0]:

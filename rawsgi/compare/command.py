@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import errno
 import json
 import os
 import shlex
@@ -42,7 +43,8 @@ INTERRUPTED: Final = 130
 _DESCRIPTION: Final = """\
 Send the same bytes to rawsgi and to other servers, and show where the answers differ and what
 the specification says of it. Each server runs a probe application for the corpora "conformance"
-and "wsgi", and APP for "yours": a few harmless requests, or those of --requests.
+and "wsgi", and APP for "yours": a few harmless requests, or those of --requests. The settings in
+pyproject.toml and RAWSGI_* hold where rawsgi runs APP; log files and recordings are never written.
 """
 _EPILOG: Final = """\
 examples:
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> int:
     except SystemExit as error:
         return int(error.code or 0)
     try:
+        _check_outputs(arguments)
         with _terminated_as_interrupted():
             comparison = Run(arguments).run()
         _report(comparison, arguments, argv)
@@ -162,7 +165,7 @@ def _report(comparison: Comparison, arguments: argparse.Namespace, argv: Sequenc
         command = shlex.join(["rawsgi", "compare", *argv])
         part = render_markdown(comparison, date[:10], command)
         path: Path = arguments.markdown
-        _write(path, replace_marked(path.read_text("utf-8") if path.exists() else "", part))
+        _write(path, replace_marked(_read_page(path), part))
         unexplained = list_unexplained(comparison)
         if unexplained:
             raise UsageError(
@@ -191,6 +194,29 @@ def _report(comparison: Comparison, arguments: argparse.Namespace, argv: Sequenc
         print(line.encode(sys.stdout.encoding or "utf-8", "replace").decode(
             sys.stdout.encoding or "utf-8"
         ))  # fmt: skip
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse at once what could not be written in the end. Raises UsageError."""
+    json_path = Path(arguments.json) if arguments.json and arguments.json != "-" else None
+    for path in (json_path, arguments.html, arguments.markdown, arguments.write_accept):
+        if path is not None and os.path.isdir(path):
+            raise UsageError(f"{path}: {os.strerror(errno.EISDIR)}")
+        if path is not None and not os.path.isdir(path.parent):
+            raise UsageError(f"{path}: there is no such folder")
+    if arguments.markdown:
+        _read_page(arguments.markdown)
+
+
+def _read_page(path: Path) -> str:
+    """Return what the Markdown page holds, "" where there is none yet. Raises UsageError."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"{path}: {reason}") from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -197,7 +197,7 @@ class Run:
         """Start each kind with the probe application, with the user's, or both."""
         folder = self.arguments.app_dir
         probe_servers = [
-            Server(name, kind, PROBE, folder) for name, kind in kinds.items() if probed
+            Server(name, kind, PROBE, folder, probed=True) for name, kind in kinds.items() if probed
         ]
         own_servers = [
             Server(name, kind, self.arguments.app, folder) for name, kind in kinds.items() if own

@@ -7,7 +7,6 @@ loop's state is complete in the object, so that another thread goes on from ther
 
 from __future__ import annotations
 
-import re
 import select
 import selectors
 import socket
@@ -19,14 +18,14 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from rawsgi.config import Settings
-from rawsgi.logs import AccessLog, escape, log
+from rawsgi.logs import AccessLog, log
 from rawsgi.net.client.connection import READ, WRITE, Connection
 from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.client.journal import describe
 from rawsgi.net.clock import Clock
 from rawsgi.net.crew.crew import Crew
 from rawsgi.net.tap import Observer
 from rawsgi.protocol.head import HeadParser
-from rawsgi.protocol.message import ProtocolError
 from rawsgi.protocol.response import HeadEncoder
 
 # While requests run in other threads Date goes on; a stalled log is tried again as often.
@@ -36,11 +35,6 @@ _TICK_S = 1.0
 _EVENTS_IN_A_TURN = 64
 # How long a response may wait for others to leave with.
 _DEFER_S = 0.001
-# What a refusal shows of a start-line; the log cuts it further.
-_START_LINE_BYTES = 1024
-_METHOD_AND_SPACE = re.compile(rb"[A-Za-z-]{1,32} +[^ ]")
-# What a message that ends too soon is refused by: its client has left.
-_INCOMPLETE = "RFC 9112 section 8"
 # The poller takes milliseconds as an int of C; some settings may be longer than that.
 _LONGEST_POLL_S = 86400.0
 
@@ -293,7 +287,7 @@ class Loop:
             log.error("the server failed at %r, and goes on", culprit, exc_info=error)
             return
         request = connection.protocol.request
-        what = f"{request.method} {escape(request.target)}" if request else "a connection"
+        what = describe(request) if request else "a connection"
         if isinstance(error, OSError):
             log.error("%s: cut off, because the system refused: %s", what, error)
         else:
@@ -332,48 +326,6 @@ class Loop:
         self.on_release()
         if not self.connections:
             self.on_empty()
-
-    def log_refusal(
-        self, connection: Connection, error: ProtocolError, unread: bytearray | None, data: bytes
-    ) -> None:
-        """A request was refused with `data`, or answered in the application's place: a line in
-        the access log, the reason in the error log. `unread`: the head, if it was not accepted."""
-        client = connection.remote[0] or "a client"
-        request = connection.protocol.request
-        if error.source == _INCOMPLETE:
-            log.debug("%s left: %s", client, error)  # nobody's mistake
-        elif error.status >= 500 and request is not None:
-            what = f"{request.method} {escape(request.target)}"
-            log.info("%s: %s answered %s", client, what, error)
-        else:
-            log.info("%s refused: %s", client, error)
-        if self.access_log is None:
-            return
-        fields: dict[str, str] = {}
-        if request is not None:
-            line = request.method, request.target, request.version
-            fields = request.fields
-        else:
-            # As much of the line as there is: what a client sent is what one wants to know. But
-            # content where a request was expected, such as a form with a password, is not shown.
-            start = bytes(unread or b"")[:_START_LINE_BYTES].lstrip(b"\r\n").partition(b"\n")[0]
-            shown = start if _METHOD_AND_SPACE.match(start) else b"-"
-            line = shown.rstrip(b"\r").decode("latin-1"), "", ""
-        self.access_log.write(
-            connection.remote[0], *line, error.status, len(data.partition(b"\r\n\r\n")[2]),
-            monotonic() - connection.since,
-            fields.get("HTTP_REFERER", ""), fields.get("HTTP_USER_AGENT", ""),
-        )  # fmt: skip
-
-    def log_unanswered(self, connection: Connection, exchange: Exchange, status: int) -> None:
-        """A line for a request that got no response (499: the client left first)."""
-        if self.access_log is not None:
-            request = exchange.request
-            self.access_log.write(
-                connection.remote[0], request.method, request.target, request.version,
-                status, 0, monotonic() - exchange.started,
-                request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
-            )  # fmt: skip
 
     def leave(self) -> None:
         """In a child that the application forked: close this copy of every descriptor.

@@ -8,7 +8,6 @@ the server; only what carries the bytes is missing.
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import json
 import logging
@@ -30,14 +29,23 @@ from rawsgi.protocol.message import Limits, ProtocolError, Request
 from rawsgi.protocol.response import Fields, Head, HeadEncoder
 from rawsgi.version import VERSION
 from rawsgi.wire.visible import show_bytes, show_text
-from rawsgi.wsgi.application import find_application
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Application, Gateway
+from rawsgi.wsgi.loading.application import find_application
 
 EXIT_SERVER_ERROR = 1
 """The answer was a 5xx, or the request was refused."""
 
-_CONTENT_LIMIT_BYTES = 1 << 40  # it is on the disk already: nothing to protect from
+_NO_LIMIT = 1 << 40
+# What the server accepted is not refused here, whatever its limits were: it is on the disk
+# already, and there is nothing to protect from.
+_LIMITS = Limits(
+    request_line_bytes=_NO_LIMIT,
+    fields=_NO_LIMIT,
+    head_bytes=_NO_LIMIT,
+    content_bytes=_NO_LIMIT,
+    chunk_line_bytes=_NO_LIMIT,
+)
 # What stands beside a request in a recording.
 _BESIDE = (".response", ".json")
 _REQUEST = re.compile(r"\.request(\.cut)?$")
@@ -130,10 +138,13 @@ def find_requests(texts: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for text in texts:
         path = Path(text)
-        if not path.is_dir():
-            found[_find_request(path)] = None
-            continue
-        inside = sorted(each for each in path.iterdir() if _REQUEST.search(each.name))
+        try:
+            if not path.is_dir():
+                found[_find_request(path)] = None
+                continue
+            inside = sorted(each for each in path.iterdir() if _REQUEST.search(each.name))
+        except OSError as error:  # a folder that is closed to us, a name that is too long
+            raise SettingsError(f"replay {text}: {error.strerror}") from None
         if not inside:
             raise SettingsError(f"replay {text}: there is no .request in this folder")
         found |= dict.fromkeys(inside)
@@ -151,7 +162,7 @@ def _find_request(path: Path) -> Path:
             return request
     if path.exists():
         raise SettingsError(f"replay {path}: there is no {base.name}.request beside it")
-    raise SettingsError(f"replay {path}: {os.strerror(errno.ENOENT)}")
+    raise SettingsError(f"replay {path}: there is no such file")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -253,8 +264,7 @@ def replay(
     """
     encoder = HeadEncoder()
     encoder.date_line = f"Date: {formatdate(time.time(), usegmt=True)}\r\n".encode()
-    limits = Limits(content_bytes=_CONTENT_LIMIT_BYTES)
-    protocol = HTTP1(HeadParser(limits, frozenset(allow)), encoder)
+    protocol = HTTP1(HeadParser(_LIMITS, frozenset(allow)), encoder)
     host, port = _read_address(facts.get("server"), ("127.0.0.1", "8000"))
     base = make_base(
         host, port, multithread=False, multiprocess=False, software=f"rawsgi/{VERSION}"
@@ -314,6 +324,8 @@ def main(argv: list[str]) -> int:
         return int(exit.code or 0)
     if Path(arguments.application).suffix in (".request", ".cut", *_BESIDE):
         raise SettingsError("replay: the application is missing: rawsgi replay FILE... APP")
+    if any(text.endswith(".py") and os.path.isfile(text) for text in arguments.files):
+        raise SettingsError("replay: the application comes last: rawsgi replay FILE... APP")
     paths = find_requests(arguments.files)
     if len(paths) == 1 and str(paths[0]) != arguments.files[0]:
         _tell(f"this is {show_text(str(paths[0]))}")

@@ -30,8 +30,9 @@ from types import FrameType
 from typing import Any
 
 from rawsgi.config import Settings, SettingsError
-from rawsgi.logs import AccessLog, escape, log
-from rawsgi.net.client.connection import FLUSHING, Connection
+from rawsgi.logs import AccessLog, log
+from rawsgi.net.client.connection import FLUSHING, WAITING, Connection
+from rawsgi.net.client.journal import describe
 from rawsgi.net.crew.crew import Crew
 from rawsgi.net.listening.acceptor import Acceptor, Room
 from rawsgi.net.listening.listener import Listener
@@ -48,7 +49,7 @@ from rawsgi.wire.observation import plan_observation
 from rawsgi.wire.relaxations import RelaxationLog
 from rawsgi.wsgi.environ import make_base
 from rawsgi.wsgi.gateway import Application, Gateway
-from rawsgi.wsgi.patching import check_patching
+from rawsgi.wsgi.loading.patching import check_patching
 
 EXIT_REPLACE = 75
 """Exit status of a worker that lost too many threads to requests that never end: it asks to be
@@ -59,6 +60,8 @@ _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _OTHER_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # Who may keep its connection, as the last response said, has so long for one more request.
 _LAST_REQUEST_S = 0.5
+# Telling of what is cut may take so long: a disk may be slow, a lock be held for good.
+_LAST_WORDS_S = 2.0
 # Of the requests that are cut at the end, so many are named.
 _NAMED_LIMIT = 20
 
@@ -81,13 +84,22 @@ class Worker:
             head_bytes=settings.head_limit_bytes,
             content_bytes=settings.content_limit_bytes,
         )
-        self.loop = loop = Loop(
-            settings,
-            HeadParser(limits, frozenset(settings.allow)),
-            HeadEncoder(settings.server_name),
-            open_access_log(settings),
-            self._on_signal,
-        )
+        # What may be refused comes first: nothing is left open then.
+        observer = open_observer(settings)
+        access_log = open_access_log(settings)
+        try:
+            self.loop = loop = Loop(
+                settings,
+                HeadParser(limits, frozenset(settings.allow)),
+                HeadEncoder(settings.server_name),
+                access_log,
+                self._on_signal,
+            )
+        except BaseException:
+            if access_log is not None:
+                access_log.close()
+            raise
+        loop.observer = observer
         gateway = Gateway(application, settings.stream_request)
         loop.streams_request = gateway.streams_request
         self._replacement = Replacement(
@@ -109,25 +121,18 @@ class Worker:
 
     def _observe(self, run: Callable[[Any], None]) -> Callable[[Any], None]:
         """Return the gateway's `run`, wrapped for whoever was asked to look on."""
-        settings = self._settings
         self._relaxations = RelaxationLog()
-        if settings.allow and not settings.by_hand:  # where they are what was asked for
+        if self._settings.allow and not self._settings.by_hand:  # where it is what was asked for
             run = self._relaxations.watch_runs(run)
-        try:
-            begin = plan_observation(settings)
-        except OSError as error:
-            raise SettingsError(f"--record {settings.record}: {error.strerror}") from None
-        if begin is not None:
-            self.loop.observer = Observer(begin)
-            run = self.loop.observer.watch_runs(run)
-        return run
+        return run if self.loop.observer is None else self.loop.observer.watch_runs(run)
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> int:
         """Serve until a signal ends it; return the exit status. In another thread than the main
         one no signal is heard."""
         previous = self._catch_signals()
         gc.collect()
-        gc.freeze()  # what exists now lives as long as the process: no need to look at it again
+        frozen_by_others = gc.get_freeze_count()
+        gc.freeze()  # what exists now lives as long as the server: no need to look at it again
         try:
             with left_by_children(lambda: self._leave(previous)):
                 on_ready()
@@ -138,6 +143,8 @@ class Worker:
             self._relaxations.close()
             if self.loop.access_log is not None:
                 self.loop.access_log.close()
+            if not frozen_by_others:
+                gc.unfreeze()  # a program that goes on after `rawsgi.serve` gets this server back
         return self._exit_status
 
     def _leave(self, previous: dict[int, object]) -> None:
@@ -217,11 +224,12 @@ class Worker:
             log.info("%s: there is no access log to open anew", name)
             return
         try:
-            access_log.reopen()
+            is_file = access_log.reopen()
         except OSError as error:
             log.error("%s: the access log cannot be opened anew: %s", name, error.strerror)
         else:
-            log.info("%s: the access log was opened anew", name)
+            what = "was opened anew" if is_file else "is no file: it goes to standard output"
+            log.info("%s: the access log %s", name, what)
 
     # -- The end ---------------------------------------------------------------------------------
 
@@ -272,12 +280,32 @@ class Worker:
         """Leave although threads are running: no Python code can end them."""
         for listener in self._listeners:
             listener.close()
+        # In a thread of its own: one that is stuck may hold a lock that this needs.
+        with contextlib.suppress(RuntimeError):  # the system gives no thread
+            teller = threading.Thread(target=self._tell_the_end, daemon=True)
+            teller.start()
+            teller.join(_LAST_WORDS_S)
         if self.loop.access_log is not None:
             self.loop.access_log.close()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # its reader may be gone
                 stream.flush()
         os._exit(status)
+
+    def _tell_the_end(self) -> None:
+        """For the leader, which waits: tell whoever looks on of the connections that are cut."""
+        with contextlib.suppress(RuntimeError):  # a thread counts one more at this moment
+            self._relaxations.close()
+        observer = self.loop.observer
+        connections = list(self.loop.connections)
+        for connection in connections:
+            connection.protocol.shutdown()  # also where it was not a graceful stop
+        for connection in connections:
+            with contextlib.suppress(Exception):
+                if connection.state == FLUSHING:
+                    connection.close()  # for the access log, too
+                elif observer is not None:
+                    observer.close(connection)
 
     def _replace(self, lost: int) -> None:
         """The leader: too many threads are stuck in requests that were answered with a 504."""
@@ -310,18 +338,29 @@ def open_access_log(settings: Settings) -> AccessLog | None:
         raise SettingsError(f"--access-log-file {path}: {error.strerror}") from None
 
 
+def open_observer(settings: Settings) -> Observer | None:
+    """Who looks on, if that was asked for. Raises `SettingsError`."""
+    try:
+        begin = plan_observation(settings)
+    except OSError as error:
+        raise SettingsError(f"--record {settings.record}: {error.strerror}") from None
+    return None if begin is None else Observer(begin)
+
+
 def describe_request(connection: Connection) -> str:
     """What a connection is busy with, for the log; "" if nothing is lost with it. The leader."""
     exchange = connection.exchange
     request = connection.protocol.request
     if request is None:
         return ""
-    what = f"{request.method} {escape(request.target)}"
+    what = describe(request)
     if exchange is not None:
         does = "running" if exchange.member is not None else "waiting for a thread"
         return f"{what}, {does} for {monotonic() - exchange.started:.1f} s"
     if connection.state == FLUSHING:
         return f"{what}, answered, but its client has not read it all"
+    if connection.state == WAITING:
+        return f"{what}, of which not all of the content has come"
     return ""
 
 

@@ -33,6 +33,9 @@ _CACHED_NAME_BYTES = 64
 _CACHED_SECTIONS = 512
 _CACHED_SECTION_BYTES = 2048
 
+# A number of so many fits into 64 bits. Of some thousand, as zeros in front may make it, Python
+# makes no int.
+_LENGTH_DIGITS = 18
 # What decides where a message ends: no twin of theirs with an underscore does, allowed or not.
 _FRAMING_VARIABLES = ("CONTENT_LENGTH", "TRANSFER_ENCODING")
 
@@ -304,6 +307,8 @@ def build_section(
     fields.pop("", None)  # the names with an underscore
     _check_host(fields, pairs, minor, allow)
     content_length = find_content_length(fields, minor, limits)
+    if len(fields.get("CONTENT_LENGTH", "")) > _LENGTH_DIGITS:
+        fields["CONTENT_LENGTH"] = str(content_length)
     # RFC 9112 section 9.3
     keep_alive = minor == 1
     if "HTTP_CONNECTION" in fields:

@@ -22,13 +22,15 @@ Every setting can be given in three ways. What is said nearer wins:
 
 Times are written `30` (seconds), `30s`, `5m`, `250ms`; sizes `65536` (bytes), `64KiB` (1024
 each), `1MB` (1000 each). A switch has a second flag that begins with `--no-`; its variable takes
-`true` or `false`. A setting that may be repeated is a list in TOML, and its variable holds names
+`true` or `false`. 0 turns a setting off where its row says so, and is refused elsewhere. A setting
+that may be repeated is a list in TOML, and its variable holds names
 with commas between them.
 
 `host` and `port` are short for one `bind`. Of `bind` on one side and `host` and `port` on the
-other, the side that was said nearer counts; both from one source are a mistake. Where none of
-them is given and the variable `PORT` is set, as hosting platforms do, rawsgi listens at all
-addresses on that port.
+other, the side that was said nearer counts; both from one source are a mistake. Where neither
+`bind` nor `port` is given and the variable `PORT` is set, as hosting platforms do, rawsgi listens
+on that port, at `host` if that is given and at all IPv4 addresses if not. `[::]:PORT` is IPv6
+alone; `*:PORT` is both.
 
 An unknown key in TOML is an error. An unknown variable is one only if it is nearly the name of a
 setting, because the environment is shared with other programs.

@@ -7,9 +7,10 @@ of them is a `SettingsError`, also when a nearer source overrides it, and names 
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class Resolved:
 
     settings: Settings
     sources: Mapping[str, str]
+    written: Mapping[str, str] = field(default_factory=dict)
+    """Paths as a person wrote them; in the settings they are absolute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,15 @@ class _Given:
 
 
 _RANK_TOML, _RANK_ENVIRON, _RANK_FLAG = 1, 2, 3
+
+_NEEDS = {
+    "record_errors": ("record",),
+    "record_limit": ("record",),
+    "record_size_limit_bytes": ("record",),
+    "wire_secrets": ("wire", "wire_full", "wire_errors", "record", "by_hand"),
+}
+
+_PATHS = ("access_log_file", "record")
 
 
 def resolve_settings(
@@ -73,11 +85,36 @@ def resolve_settings(
                     more = given[option.name].value if option.name in given else ()
                     values[option.name] += tuple(x for x in more if x not in option.by_hand)
                 sources[option.name] = sources["by_hand"]
+    _refuse_idle_flags(given)
     values["bind"], sources["bind"] = _choose_bind(given, environ)
     for name in SHORTHAND_NAMES:
         values.pop(name, None)
         sources.pop(name)
-    return Resolved(Settings(**values), sources)
+    written = {name: values[name] for name in _PATHS if values.get(name)}
+    values |= {name: _make_absolute(path, sources[name]) for name, path in written.items()}
+    return Resolved(Settings(**values), sources, written)
+
+
+def _make_absolute(path: str, source: str) -> str:
+    """The application may change the current folder, and the file is opened after that. `..`
+    stays: behind a symbolic link it leads elsewhere."""
+    try:
+        return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+    except OSError:
+        raise SettingsError(
+            f"{source}: the current folder is gone: write the whole path of {quote(path)}"
+        ) from None
+
+
+def _refuse_idle_flags(given: Mapping[str, _Given]) -> None:
+    """A flag that does nothing without another one. In a file or a variable it may stand ready."""
+    for name, needed in _NEEDS.items():
+        if name not in given or given[name].rank != _RANK_FLAG or not given[name].value:
+            continue
+        if not any(other in given and given[other].value for other in needed):
+            by_name = {option.name: option for option in OPTIONS}
+            flags = " or ".join(f"{by_name[o].flag} {by_name[o].metavar}".rstrip() for o in needed)
+            raise SettingsError(f"{given[name].source}: does nothing without {flags}")
 
 
 def _choose_bind(
@@ -242,7 +279,7 @@ def show_settings(resolved: Resolved) -> str:
     for option in OPTIONS:
         if option.name in SHORTHAND_NAMES:
             continue
-        value = getattr(resolved.settings, option.name)
+        value = resolved.written.get(option.name, getattr(resolved.settings, option.name))
         if value is None or value == "":
             text = f"# {option.key} is not set"
         elif option.many:

@@ -7,7 +7,8 @@ and only what can be repeated without harm is taken from a log, which has no con
 - a folder: every `NAME.request` in it holds the raw bytes of what one client sent (the format of
   `rawsgi --record`); other files are left alone;
 - a HAR file: JSON, as browsers export it;
-- an access log in the common or combined format: GET, HEAD and OPTIONS, each target once;
+- an access log in the common or combined format: GET, HEAD and OPTIONS, each target once, with
+  the escapes of the log undone;
 - text: requests as one writes them, parted by lines that begin with `###` (the rest of such a
   line is the title). Line ends become CRLF, a missing Host becomes `localhost`, and content gets
   its Content-Length. A file whose first line ends in CRLF is one raw recording.
@@ -33,6 +34,10 @@ _LOG_LINE: Final = re.compile(
     r'\S+ \S+ .*?\[[^\]]*\] "(?P<method>[A-Z]+) (?P<target>\S+) HTTP/[\d.]+" \d{3} \S+'
     r'(?: "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?'
 )
+# How rawsgi, nginx and Apache write bytes that would spoil the line.
+_LOG_ESCAPE: Final = re.compile(rb'\\(?:x([0-9A-Fa-f]{2})|(["\\]))')
+_NO_TARGET_BYTE: Final = re.compile(rb"[^!#-\[\]-~]")
+_NO_VALUE_BYTE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TITLE: Final = re.compile(r"^###[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _REQUEST_LINE: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ \S.*")
 # They belong to the recorded connection, or are made anew.
@@ -146,10 +151,11 @@ def _read_folder(path: Path) -> list[Exchange]:
         raise RecordedError(f"{path}: no file called NAME.request is in it")
     found = []
     for file in files:
-        name = file.relative_to(path).with_suffix("").as_posix()
+        parts = file.relative_to(path).with_suffix("").parts
+        name = "/".join(_make_name(part, "unnamed") for part in parts)
         raw = file.read_bytes()
         found.append(make_exchange(name, _first_line(raw), raw))
-    return found
+    return _make_unique(found)
 
 
 def _read_har(path: Path, text: str, notes: list[str]) -> Iterator[Exchange]:
@@ -204,7 +210,7 @@ def _read_log(text: str, notes: list[str]) -> Iterator[Exchange]:
         if match is None:
             unread += bool(line.strip())
             continue
-        method, target = match["method"], match["target"]
+        method, target = match["method"], _undo_target(match["target"])
         if method not in SAFE_METHODS:
             other_methods += 1
             continue
@@ -214,7 +220,7 @@ def _read_log(text: str, notes: list[str]) -> Iterator[Exchange]:
         fields = [("Host", "localhost")]
         for name, value in (("Referer", match["referer"]), ("User-Agent", match["agent"])):
             if value and value != "-":
-                fields.append((name, value))
+                fields.append((name, _undo_value(value)))
         raw = _write_request(method, target, fields, b"")
         yield make_exchange(f"{len(seen):04d}", f"{method} {target}", raw)
     if other_methods:
@@ -226,9 +232,27 @@ def _read_log(text: str, notes: list[str]) -> Iterator[Exchange]:
         notes.append(f"{unread} lines of the log are not in the common or combined format.")
 
 
+def _undo_escapes(text: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    return _LOG_ESCAPE.sub(lambda m: m[2] if m[1] is None else bytes.fromhex(m[1].decode()), raw)
+
+
+def _undo_target(text: str) -> str:
+    """Return the target that the client sent, but percent-encode what is not printable ASCII,
+    quotes and backslashes."""
+    raw = _NO_TARGET_BYTE.sub(lambda m: b"%%%02X" % m[0][0], _undo_escapes(text))
+    return raw.decode("ascii")
+
+
+def _undo_value(text: str) -> str:
+    """Return the value that the client sent, or the log's text where no field may hold it."""
+    raw = _undo_escapes(text)
+    return text if _NO_VALUE_BYTE.search(raw) else raw.decode("utf-8", "surrogateescape")
+
+
 def _read_text(path: Path, raw: bytes, text: str) -> Iterator[Exchange]:
     if raw.partition(b"\n")[0].endswith(b"\r"):
-        yield make_exchange(path.stem, _first_line(raw), raw)
+        yield make_exchange(_make_name(path.stem, "0001"), _first_line(raw), raw)
         return
     titles = [match[1] for match in _TITLE.finditer(text)]
     blocks = _TITLE.split(text)[0::2]
@@ -242,7 +266,7 @@ def _read_text(path: Path, raw: bytes, text: str) -> Iterator[Exchange]:
             continue
         number += 1
         request = _write_text_request(path, number, block)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-") or f"{number:04d}"
+        name = _make_name(title, f"{number:04d}")
         yield make_exchange(name, title or _first_line(request), request)
 
 
@@ -266,6 +290,11 @@ def _write_text_request(path: Path, number: int, block: str) -> bytes:
     return text.encode("utf-8", "surrogateescape") + body
 
 
+def _make_name(text: str, otherwise: str) -> str:
+    """Make one word of a title or file name, that --diff and a line of --accept can hold."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or otherwise
+
+
 def _first_line(raw: bytes) -> str:
     line = raw.lstrip(b"\r\n").partition(b"\n")[0].rstrip(b"\r").decode("latin-1")
     return re.sub(r"[^\x20-\x7e\xa1-\xff]", "?", line)[:200] or "(nothing)"
@@ -276,8 +305,10 @@ def _make_unique(exchanges: Iterable[Exchange]) -> list[Exchange]:
     seen: dict[str, int] = {}
     unique = []
     for exchange in exchanges:
-        seen[exchange.id] = seen.get(exchange.id, 0) + 1
-        if seen[exchange.id] > 1:
-            exchange = replace(exchange, id=f"{exchange.id}-{seen[exchange.id]}")
-        unique.append(exchange)
+        id_, number = exchange.id, seen.get(exchange.id, 0) + 1
+        while number > 1 and (id_ := f"{exchange.id}-{number}") in seen:
+            number += 1
+        seen[exchange.id] = number
+        seen.setdefault(id_, 1)
+        unique.append(replace(exchange, id=id_))
     return unique

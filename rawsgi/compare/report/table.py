@@ -287,7 +287,8 @@ def _render_conclusion(comparison: Comparison, width: int, style: Style) -> Iter
     tail = f" {accepted} exchanges differ as accepted." if accepted else ""
     seconds = f" {comparison.seconds:.0f} s."
     if comparison.is_same():
-        text = f"Nothing differs in {len(comparison.rows)} exchanges.{tail}{seconds}"
+        total = len(comparison.rows)
+        text = f"Nothing differs in {total} exchange{'s' * (total > 1)}.{tail}{seconds}"
         yield from (style.paint(line, "green") for line in wrap(text, width))
         return
     text = f"{rows} of {len(comparison.rows)} exchanges differ"

@@ -2,6 +2,8 @@
 
 The rule: every server runs with its own defaults, but for what the comparison needs: one process
 with several threads, since else one incomplete request would stop everything, and no access log.
+rawsgi alone takes the user's settings for the user's application (see `process`): a difference
+that a setting mends must be seen to be gone. What it would write is turned off all the same.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class Kind:
     command: Callable[[str, str, int], list[str]]
     # A server whose command finds the application as rawsgi does needs no plain MODULE:ATTR.
     any_spec: bool = False
+    # The environment variables that are settings of it, and are kept from it.
+    variables: tuple[str, ...] = ()
 
     def is_installed(self) -> bool:
         """Say whether it can be started with this Python."""
@@ -77,6 +81,8 @@ def _rawsgi(app: str, host: str, port: int) -> list[str]:
     return _module(
         "rawsgi", app, "--host", host, "--port", str(port),
         "--no-access-log", "--log-level", "error",
+        # pyproject.toml may name those of a server in production.
+        "--access-log-file", os.devnull, "--record", "",
     )  # fmt: skip
 
 
@@ -117,7 +123,7 @@ KINDS: Final = {
     kind.name: kind
     for kind in (
         Kind("rawsgi", "rawsgi", _rawsgi, any_spec=True),
-        Kind("gunicorn", "gunicorn", _gunicorn),
+        Kind("gunicorn", "gunicorn", _gunicorn, variables=("GUNICORN_CMD_ARGS", "WEB_CONCURRENCY")),
         Kind("waitress", "waitress", _waitress),
         Kind("cheroot", "cheroot", _cheroot),
         Kind("granian", "granian", _granian),

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import urlsplit
@@ -28,16 +28,23 @@ START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 6.0
 _FOLDER: Final = Path(__file__).parent
 _ROOT: Final = _FOLDER.parent.parent.parent
-_PLAIN_SPEC: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# Not `app.py:app`: that is the file, as it is for rawsgi. `py:app` is a module called py.
+_PLAIN_SPEC: Final = re.compile(r"(?!.*\.py:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _READY_REQUEST: Final = (
     b"GET /?rawsgi-ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 )
 
 
 class Server:
-    """One server process. Its methods belong to the thread that made it; `address` to any."""
+    """One server process. Its methods belong to the thread that made it; `address` to any.
 
-    def __init__(self, name: str, kind: Kind | None, app: str, app_dir: str = ".") -> None:
+    probed: it runs the probe application, so the settings that the user has for rawsgi are not
+    for it.
+    """
+
+    def __init__(
+        self, name: str, kind: Kind | None, app: str, app_dir: str = ".", *, probed: bool = False
+    ) -> None:
         self.name = name
         self.kind = kind
         self.version = kind.version() if kind else ""
@@ -45,6 +52,7 @@ class Server:
         self.command: list[str] = []
         self._app = app
         self._app_dir = app_dir
+        self._probed = probed
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
@@ -53,11 +61,7 @@ class Server:
         assert self.kind is not None
         self.stop()
         self.address = (HOST, _find_free_port())
-        environment = dict(os.environ)
-        paths = [os.path.abspath(self._app_dir), str(_ROOT), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        # What an application takes out of a set must come in the same order everywhere.
-        environment.setdefault("PYTHONHASHSEED", "0")
+        environment = self._make_environment(self.kind.variables)
         app = self._app
         if not self.kind.any_spec and not _PLAIN_SPEC.fullmatch(app):
             environment["RAWSGI_COMPARE_APP"] = app
@@ -72,6 +76,19 @@ class Server:
             env=environment,
             start_new_session=True,
         )
+
+    def _make_environment(self, left_out: Collection[str]) -> dict[str, str]:
+        environment = {key: text for key, text in os.environ.items() if key not in left_out}
+        if self._probed:
+            # They are meant for the user's application, and name its log files and recordings.
+            for key in [key for key in environment if key.startswith("RAWSGI_")]:
+                del environment[key]
+            environment["RAWSGI_CONFIG"] = os.devnull
+        paths = [os.path.abspath(self._app_dir), str(_ROOT), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        # What an application takes out of a set must come in the same order everywhere.
+        environment.setdefault("PYTHONHASHSEED", "0")
+        return environment
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until a request is answered. Raises ServerError when it will not be."""

@@ -70,7 +70,7 @@ class Spool:
             pass  # the disk is full, which was said before; it is closed nevertheless
 
 
-class FilePart:
+class FileSpan:
     """A span of a file that is on its way out, by a descriptor of its own.
 
     The application closes its file when it likes, in its own thread, and nothing of it is called
@@ -118,18 +118,21 @@ class Outbox:
     """What the client has not taken yet, in order.
 
     The thread that runs the request puts, the loop flushes; `lock` is held by whoever does.
-    Exists only for connections whose socket was full, or whose blocks are being gathered.
+    Exists for a response that is large or a file, whose blocks are gathered, or that the socket
+    did not take at once.
     """
 
     __slots__ = ("_parts", "_room", "bytes_waiting", "complete", "gather_bytes", "gathering",
-                 "lock", "sent_bytes", "throttled", "watched")  # fmt: skip
+                 "lock", "lost_bytes", "sent_bytes", "throttled", "watched")  # fmt: skip
 
     def __init__(self) -> None:
-        self._parts: deque[bytes | memoryview | FilePart] = deque()
+        self._parts: deque[bytes | memoryview | FileSpan] = deque()
         self.lock = threading.Lock()
         self._room = threading.Condition(self.lock)
         self.bytes_waiting = 0
         self.sent_bytes = 0
+        self.lost_bytes = 0
+        """What was given up: the way is broken."""
         self.complete = False
         """The response was put in whole, and its thread sends nothing more: an interruption
         can neither cut it nor come between sending and the account of it."""
@@ -150,7 +153,7 @@ class Outbox:
         self._parts.append(data)
         self.bytes_waiting += len(data)
 
-    def put_file(self, part: FilePart) -> None:
+    def put_file(self, part: FileSpan) -> None:
         """With the lock: append a file. It does not count as waiting: it needs no memory."""
         self._parts.append(part)
 
@@ -166,7 +169,7 @@ class Outbox:
                 part = parts[0]
                 if self.sent_bytes >= turn_ends:
                     return False
-                if isinstance(part, FilePart):
+                if isinstance(part, FileSpan):
                     self.sent_bytes += part.send(sock)
                     if not part.count:
                         parts.popleft()
@@ -184,7 +187,7 @@ class Outbox:
         buffers: list[bytes | memoryview] = []
         size = 0
         for part in self._parts:
-            if isinstance(part, FilePart) or size >= _SEND_BYTES or len(buffers) == 64:
+            if isinstance(part, FileSpan) or size >= _SEND_BYTES or len(buffers) == 64:
                 break
             buffers.append(part)
             size += len(part)
@@ -196,7 +199,7 @@ class Outbox:
         parts = self._parts
         while sent:
             part = parts[0]
-            assert not isinstance(part, FilePart)
+            assert not isinstance(part, FileSpan)
             if sent < len(part):
                 parts[0] = memoryview(part)[sent:]
                 return
@@ -224,8 +227,10 @@ class Outbox:
 
     def discard(self) -> None:
         """With the lock: the connection is gone. Files are closed; a waiting thread has room."""
+        self.lost_bytes += self.bytes_waiting
         for part in self._parts:
-            if isinstance(part, FilePart):
+            if isinstance(part, FileSpan):
+                self.lost_bytes += part.count
                 part.close()
         self._parts.clear()
         self.bytes_waiting = 0

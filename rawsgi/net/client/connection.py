@@ -9,7 +9,8 @@
     CLOSED     nobody
 
 The rule of this file: its methods are called by the thread that leads the loop, and by nobody
-else. A RUNNING connection's socket and protocol are left alone; `Exchange` has them.
+else, but for `send_unsent`. A RUNNING connection's socket and protocol are left alone; `Exchange`
+has them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from rawsgi.logs import escape, log
+from rawsgi.logs import log
 from rawsgi.net.client.buffers import Outbox, Spool
 from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.client.journal import log_refusal, log_remarks, log_response, log_unanswered
+from rawsgi.net.client.patience import await_content, await_reader, reads_on
 from rawsgi.net.client.upload import Upload
 from rawsgi.protocol.http1 import COMPLETE, HEAD, HTTP1
 from rawsgi.protocol.message import ClientDisconnected, ProtocolError, Request
@@ -39,6 +42,8 @@ RECEIVE_BYTES = 1 << 16
 _RECEIVE_CONTENT_BYTES = 1 << 17
 # How long one upload is read before other connections have their turn.
 _READING_S = 0.005
+# Whoever has closed its sending side is served if a thread is free so soon.
+_HALF_CLOSED_S = 0.1
 # When the worker stops, a connection that was used so lately is waited for a little.
 _BUSY_S = 1.0
 
@@ -64,6 +69,8 @@ class Connection:
         "socket",
         "spool",
         "state",
+        "taken",
+        "unlogged",
         "unsent",
         "upload",
     )
@@ -106,6 +113,10 @@ class Connection:
         """What the socket did not take; with its own lock (see `buffers`)."""
         self.progress = 0
         """`outbox.sent_bytes` at the last look."""
+        self.taken = -1
+        """How much of that the client had taken then; -1: not looked at yet."""
+        self.unlogged: Exchange | None = None
+        """An exchange whose response is on its way, and then goes to the access log."""
 
     # -- Events ----------------------------------------------------------------------------------
 
@@ -143,8 +154,7 @@ class Connection:
 
     def _on_event_later(self, events: int) -> None:
         """The poller reports a connection that waits for no request."""
-        state = self.state
-        upload = self.upload
+        state, upload = self.state, self.upload
         if upload is not None and upload.mask and events & ~WRITE:
             upload.receive()
             if not events & WRITE:
@@ -253,16 +263,7 @@ class Connection:
             if not data:
                 self._end_input()
                 return
-        self._await_content(spool)
-
-    def _await_content(self, spool: Spool) -> None:
-        """Content may pause for a while, and must come at a rate on average."""
-        settings = self.loop.settings
-        deadline = self.loop.now + settings.content_timeout_s
-        if settings.content_rate_bytes:
-            grace = self.phase_since + settings.content_timeout_s
-            deadline = min(deadline, grace + spool.length / settings.content_rate_bytes)
-        self.deadline = deadline
+        await_content(self, spool.length)
         self.arm(READ)
 
     def _end_input(self) -> None:
@@ -277,7 +278,7 @@ class Connection:
             loop.observer.refuse(self, error)
         unread = self.protocol.buffer
         data = self.protocol.refuse(error)
-        loop.log_refusal(self, error, unread, data)
+        log_refusal(self, error, unread, data)
         self._discard_spool()
         try:
             self.socket.send(data)
@@ -294,7 +295,6 @@ class Connection:
             self.send_unsent()
         protocol = self.protocol
         loop = self.loop
-        request = exchange.request
         if exchange.content_bytes:
             exchange.close_content()
         if self.upload is not None:
@@ -302,16 +302,11 @@ class Connection:
         self.exchange = None
         if loop.observer is not None:
             loop.observer.finish(self, exchange)
-        if loop.access_log is not None:
-            loop.access_log.write(
-                self.remote[0], request.method, request.target, request.version,
-                protocol.code, protocol.sent_bytes, monotonic() - exchange.started,
-                request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
-            )  # fmt: skip
         if protocol.remarks:
-            self._log_remarks(exchange)
-        outbox = self.outbox
-        if outbox is None:
+            log_remarks(self, exchange)
+        if self.outbox is None:
+            if loop.access_log is not None:
+                log_response(self, exchange)
             if self.broken:
                 self.close()
             elif protocol.finish():
@@ -328,6 +323,7 @@ class Connection:
         else:
             self.state = FLUSHING
             self.progress = -1
+            self.unlogged = exchange
             self.flush()
 
     def send_unsent(self) -> None:
@@ -373,15 +369,17 @@ class Connection:
         if self.broken and self.state == FLUSHING:
             self.close()
         elif not empty:
-            self._await_peer(progress)
+            await_reader(self, progress)
+            self.arm(WRITE)
         elif self.state == FLUSHING:
+            self._log_end()
             self.outbox = None
             if self.loop.observer is not None:
                 self.loop.observer.flush(self)
             if self.protocol.finish():
                 self._wait_for_request()
             else:
-                self._end_connection()
+                self.linger()  # much of it may still be on its way, which a reset would destroy
         else:
             self.arm(0)
 
@@ -397,29 +395,18 @@ class Connection:
         else:
             self.arm(READ)
 
-    def _await_peer(self, progress: int) -> None:
-        """The client takes the response too slowly: idle time and average rate are bounded."""
-        loop = self.loop
-        settings = loop.settings
-        if self.progress < 0:
-            self.phase_since = loop.now
-            self.deadline = loop.now + settings.write_timeout_s
-        elif progress != self.progress:
-            deadline = loop.now + settings.write_timeout_s
-            if settings.write_rate_bytes:
-                grace = self.phase_since + settings.write_timeout_s
-                deadline = min(deadline, grace + progress / settings.write_rate_bytes)
-            self.deadline = deadline
-        self.progress = progress
-        self.arm(WRITE)
+    def _log_end(self) -> None:
+        """A response that took its time has left, or is given up."""
+        exchange, self.unlogged = self.unlogged, None
+        if exchange is not None:
+            log_response(self, exchange)
 
     def _end_connection(self) -> None:
         """The response was the last one. Unread input would turn the close into a reset, which
         can destroy the response on its way; a client that said close sends nothing more."""
-        request = self.protocol.request
         protocol = self.protocol
         unread = protocol.buffer or protocol.content_unread
-        if request is not None and not request.keep_alive and not unread:
+        if protocol.request is not None and not protocol.request.keep_alive and not unread:
             self.close()
         else:
             self.linger()
@@ -479,15 +466,25 @@ class Connection:
         Level-triggered, the poller would report this again and again: it stops watching.
         """
         self.arm(0)
-        if self.state == QUEUED:
-            try:
-                gone = not self.socket.recv(1, socket.MSG_PEEK)
-            except (BlockingIOError, InterruptedError):
-                gone = False
-            except OSError:
-                gone = True
-            if gone and self.exchange is not None:
-                self._leave_queue(self.exchange)
+        if self.state == QUEUED and self.exchange is not None:
+            self._look_for_leaver(self.exchange)
+
+    def _look_for_leaver(self, exchange: Exchange) -> None:
+        """QUEUED: has the client gone? Who has closed its sending side only looks the same: it is
+        given a little time, in which a thread that is free takes its request."""
+        try:
+            if self.socket.recv(1, socket.MSG_PEEK):
+                return
+            served_until = exchange.started + _HALF_CLOSED_S
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            served_until = 0.0
+        if self.loop.now >= served_until:
+            self._leave_queue(exchange)
+        else:
+            self.deadline = served_until
+            self.loop.clock.schedule(self)
 
     def _leave_queue(self, exchange: Exchange) -> None:
         """QUEUED: the client has gone; its request is not started."""
@@ -495,7 +492,7 @@ class Connection:
             return
         exchange.close_content()
         self.exchange = None
-        self.loop.log_unanswered(self, exchange, 499)
+        log_unanswered(self, exchange, 499)
         self.close()
 
     def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
@@ -518,6 +515,10 @@ class Connection:
         self.refuse(
             ProtocolError(504, "the application took too long to answer", "RFC 9110 section 15.6.5")
         )
+
+    def stop_reading(self) -> None:
+        """The upload needs no more. Who is queued is still watched: the client may leave."""
+        self.arm(READ if self.state == QUEUED else self.mask & ~READ)
 
     def cut(self) -> None:
         """RUNNING, the thread has begun to answer and takes too long: the client notices the end.
@@ -557,13 +558,18 @@ class Connection:
                         "RFC 9110 section 15.5.9",
                     )
                 )
-        elif state == FLUSHING:
+        elif state == FLUSHING or (state == RUNNING and self.mask & WRITE):
+            if reads_on(self):
+                self.loop.clock.schedule(self)
+                return
             log.info("%s reads its response too slowly: closed", self.remote[0] or "a client")
-            self.close()
-        elif state == RUNNING:
-            if self.mask & WRITE:
-                log.info("%s reads its response too slowly: cut", self.remote[0] or "a client")
+            if state == RUNNING:
                 self.cut()
+            else:
+                self.close()
+        elif state == QUEUED:
+            if self.exchange is not None:
+                self._look_for_leaver(self.exchange)
         elif state == LINGERING:
             self.close()
 
@@ -598,6 +604,8 @@ class Connection:
         if outbox is not None:
             with outbox.lock:
                 outbox.discard()
+        if self.unlogged is not None:
+            self._log_end()
         try:
             self.socket.close()
         except OSError:
@@ -629,9 +637,3 @@ class Connection:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
-
-    def _log_remarks(self, exchange: Exchange) -> None:
-        request = exchange.request
-        for remark in self.protocol.remarks:
-            log.warning("%s %s: %s", request.method, escape(request.target), remark)
-        self.protocol.remarks.clear()

@@ -8,11 +8,12 @@ does not take at once goes to the outbox, from where the loop sends it.
 from __future__ import annotations
 
 import io
+import select
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from rawsgi.net.client.buffers import GATHER_BYTES, HIGH_WATERMARK_BYTES, FilePart, Outbox, Spool
+from rawsgi.net.client.buffers import GATHER_BYTES, HIGH_WATERMARK_BYTES, FileSpan, Outbox, Spool
 from rawsgi.net.client.inbox import Inbox
 from rawsgi.protocol.message import ClientDisconnected, Request
 from rawsgi.protocol.response import Head
@@ -101,7 +102,9 @@ class Exchange:
         if connection.broken:
             return True
         try:
-            return not connection.socket.recv(1, socket.MSG_PEEK)
+            if not connection.socket.recv(1, socket.MSG_PEEK):
+                return True
+            return has_hung_up(connection.socket)  # the end may lie behind further bytes
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -206,7 +209,7 @@ class Exchange:
         connection = self.connection
         offset, count = span
         try:
-            part = FilePart(file, offset, count)
+            part = FileSpan(file, offset, count)
         except (OSError, ValueError):
             return False
         try:
@@ -358,3 +361,12 @@ class Exchange:
     def expire(self, now: float) -> None:
         """The clock: the request has been running for long."""
         self.connection.loop.crew.overtime.judge(self, now)
+
+
+def has_hung_up(sock: socket.socket) -> bool:
+    """The client has closed its sending side, whatever lies unread; False where nobody knows."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poller = select.poll()
+    poller.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poller.poll(0))

@@ -110,7 +110,7 @@ class Upload:
         self.mask = 0
         self._paused_at = self.connection.loop.now
         self.connection.loop.clock.forget(self)
-        self.connection.arm(self.connection.mask & ~_READ)
+        self.connection.stop_reading()
 
     def receive(self) -> None:
         """The socket has content, or an end."""

@@ -59,10 +59,11 @@ from typing import TYPE_CHECKING
 from rawsgi.logs import log
 from rawsgi.net.client.connection import QUEUED, READ, RUNNING, WAITING
 from rawsgi.net.client.exchange import Exchange
+from rawsgi.net.client.journal import describe
 from rawsgi.net.crew.ending import end_child, end_process
 from rawsgi.net.crew.interruption import RequestTimeout
 from rawsgi.net.crew.member import LEAD, STAND_BY, STOP, TAKE_OVER, WAKE, Member, Order
-from rawsgi.net.crew.overtime import Overtime, describe
+from rawsgi.net.crew.overtime import Overtime
 from rawsgi.net.crew.parking import Parking
 
 if TYPE_CHECKING:
@@ -169,8 +170,10 @@ class Crew:
         self._turn += 1
         self._table.append(me)
         # From here on this thread may have lost the lead.
-        if standby.asleep:  # which only the standby itself takes back: an interruption that came
-            standby.inbox.put(WAKE)  # between the two would leave it asleep and not known to be
+        # Only the standby takes `asleep` back. Done here, an interruption before WAKE would leave
+        # it asleep, and nobody would know.
+        if standby.asleep:
+            standby.inbox.put(WAKE)
         try:
             self._run_application(exchange)
         except BaseException as error:
@@ -212,7 +215,7 @@ class Crew:
         """The gateway raised, which it should not: the server's fault, or an interruption that
         came while the response was being ended."""
         if not isinstance(error, RequestTimeout):
-            log.error("%s: the server failed", describe(exchange), exc_info=error)
+            log.error("%s: the server failed", describe(exchange.request), exc_info=error)
         try:
             exchange.abort("the server failed")
         except BaseException:

@@ -13,7 +13,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rawsgi.logs import escape, log
+from rawsgi.logs import log
+from rawsgi.net.client.journal import describe
 from rawsgi.net.crew.interruption import interrupt, prepare
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _GATEWAY = str(Path(__file__).parents[2] / "wsgi" / "gateway.py")
 # A second look at what the old leader gathers, in case that it had just begun to.
 _LOOK_SOON_S = 0.005
+# A response that has begun may be a whole one that is just leaving: it gets so much more.
+_LEAVING_S = 0.1
 
 
 class Overtime:
@@ -41,15 +44,16 @@ class Overtime:
         if self.timeout_s:
             prepare()
 
-    def watch(self, exchange: Exchange, look_soon: bool = False) -> None:
-        """Have the clock look at the exchange when it is next late for something."""
+    def watch(self, exchange: Exchange, look_soon: bool = False, leaves: bool = False) -> None:
+        """Have the clock look at the exchange when it is next late for something. `leaves`: its
+        response had begun when its time was over."""
         instants = []
         if look_soon:
             instants.append(self._loop.now + _LOOK_SOON_S)
         if self.slow_s and not exchange.slow_logged:
             instants.append(exchange.called + self.slow_s)
         if self.timeout_s:
-            instants.append(exchange.called + self.timeout_s)
+            instants.append(exchange.called + self.timeout_s + (_LEAVING_S if leaves else 0.0))
         self._loop.clock.forget(exchange)
         if instants:
             exchange.deadline = max(min(instants), self._loop.now)
@@ -65,16 +69,18 @@ class Overtime:
             return
         exchange.stop_gathering()
         # Instants as `watch` has them: a difference may be rounded the other way.
+        leaves = False
         if self.timeout_s and now >= called + self.timeout_s:
-            self._time_out(exchange, member, now - called)
-            return
+            if self._time_out(exchange, member, now):
+                return
+            leaves = True
         if self.slow_s and now >= called + self.slow_s and not exchange.slow_logged:
             exchange.slow_logged = True
             log.warning(
                 "%s has been running for %.1f s, just now here:\n%s",
-                describe(exchange), now - called, format_stack(member),
+                describe(exchange.request), now - called, format_stack(member),
             )  # fmt: skip
-        self.watch(exchange)
+        self.watch(exchange, leaves=leaves)
 
     def _judge_waiting(self, exchange: Exchange, now: float) -> None:
         """It is queued, or a thread has just taken it. Where the time goes, the stacks of the
@@ -91,24 +97,30 @@ class Overtime:
                 exchange.deadline = min(exchange.deadline, exchange.called + self.timeout_s)
             self._loop.clock.schedule(exchange)
 
-    def _time_out(self, exchange: Exchange, member: Member, age_s: float) -> None:
-        """Answer for the application, interrupt its thread where Python can, and replace it."""
+    def _time_out(self, exchange: Exchange, member: Member, now: float) -> bool:
+        """Answer for the application, interrupt its thread where Python can, and replace it.
+        False: its response has begun, and gets a moment more."""
         stack = format_stack(member)
         connection = exchange.connection
         with member.lock:
             if member.exchange is not exchange:
-                return  # it has just ended by itself; its post is under way
+                return True  # it has just ended by itself; its post is under way
             claim = exchange.claim
             try:
                 unanswered = claim is not None and claim.pop() is None
             except IndexError:
                 unanswered = False
+            if not unanswered and now < exchange.called + self.timeout_s + _LEAVING_S:
+                return False
             member.lost = True
             complete = connection.outbox is not None and connection.outbox.complete
             if not unanswered and not complete:
                 connection.broken = True  # who is interrupted in a send does not know what has left
             interrupt(member.ident)
-        log.error("%s timed out after %.1f s, just now here:\n%s", describe(exchange), age_s, stack)
+        log.error(
+            "%s timed out after %.1f s, just now here:\n%s",
+            describe(exchange.request), now - exchange.called, stack,
+        )  # fmt: skip
         if unanswered:
             connection.answer_timeout(exchange)
         elif complete:
@@ -117,11 +129,7 @@ class Overtime:
         else:
             connection.cut()
         self._crew.replace(member, exchange)
-
-
-def describe(exchange: Exchange) -> str:
-    """Method and target for the error log, safe against bytes from the wire."""
-    return f"{exchange.request.method} {escape(exchange.request.target)}"
+        return True
 
 
 def format_stack(member: Member) -> str:

@@ -8,15 +8,16 @@ Only the thread that leads the loop calls.
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
 import sys
-import termios
 from collections import deque
+from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
-from rawsgi.net.client.connection import READ, WAITING, Connection
+from rawsgi.net.client.connection import FLUSHING, READ, RUNNING, WAITING, WRITE, Connection
+from rawsgi.net.client.patience import count_unsent
 from rawsgi.net.loop import do_nothing
 from rawsgi.protocol.http1 import HEAD
 
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 _ACCEPTS_IN_A_ROW = 64
 _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-# A connection that was used so lately is not closed to make room.
+# A connection that was used so lately is not closed to make room, nor one that is in the middle of
+# something and paused so lately.
 _MOMENT_S = 0.01
+_QUIET_S = 3.0
 # So many are looked at for one whose last response has left before one of them has to go.
 _SLOW_LIMIT = 64
-_NOTHING = bytes(4)
 # How long accepting rests when there is no room and nobody can be asked to leave.
 _PAUSE_S = 0.1
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
@@ -153,11 +155,13 @@ def set_options(sock: socket.socket) -> None:
 class Room:
     """How many connections there may be, and who makes room for the next."""
 
-    __slots__ = ("_candidates", "_loop", "_warned", "acceptors", "deadline", "limit", "scheduled")
+    __slots__ = ("_idle", "_loop", "_quiet", "_warned", "acceptors", "deadline", "limit",
+                 "scheduled")  # fmt: skip
 
     def __init__(self, loop: Loop, limit: int) -> None:
         self._loop = loop
-        self._candidates: deque[tuple[float, Connection]] = deque()
+        self._idle = Candidates(find_idle_since)
+        self._quiet = Candidates(find_quiet_since)
         self._warned: set[str] = set()
         self.limit = limit
         self.acceptors: list[Acceptor] = []
@@ -165,49 +169,34 @@ class Room:
         self.scheduled: float | None = None
 
     def make(self) -> bool:
-        """Close the connection that has waited longest for a head; False: there is none.
-
-        Who has waited for a moment only has perhaps sent a request that is not here yet. The
-        candidates are sorted once and used up before they are sorted again, so that a flood of
-        connections costs little for each.
-        """
-        slow: list[Connection] = []
-        leaver = self._take_candidate(slow)
-        if leaver is None and not self._candidates:
-            self._list_candidates()
-            leaver = self._take_candidate(slow)
-        if leaver is None and slow:
-            leaver = slow[0]
+        """Close the connection that has done nothing for longest; False: there is none yet."""
+        leaver = self._find_idle() or self._quiet.take(self._loop, _QUIET_S)
         if leaver is None:
             self._warn("all connections are busy: new ones have to wait")
             self._rest()
             return False
         if len(self._loop.connections) >= self._loop.settings.connections:
             self._warn("connection limit reached: the longest idle one made room")
+        if leaver.state == RUNNING:
+            leaver.cut()  # it goes when its thread has given it back
+            self._rest()
+            return False
         leaver.close()
         return True
 
-    def _take_candidate(self, slow: list[Connection]) -> Connection | None:
-        """The next one that can go without harm. Those that still receive are left in `slow`."""
-        latest = self._loop.now - _MOMENT_S
-        while self._candidates and self._candidates[0][0] <= latest and len(slow) < _SLOW_LIMIT:
-            since, connection = self._candidates.popleft()
-            if connection.since != since or not is_doing_nothing(connection):
-                continue
-            if has_unsent(connection):
-                slow.append(connection)
+    def _find_idle(self) -> Connection | None:
+        """Whoever has waited longest for a head. For a moment only: perhaps it has sent a request
+        that is not here yet."""
+        slow: list[Connection] = []
+        while len(slow) < _SLOW_LIMIT:
+            connection = self._idle.take(self._loop, _MOMENT_S)
+            if connection is None or connection in slow:
+                break
+            if count_unsent(connection.socket):
+                slow.append(connection)  # it still receives, and goes only if there is no other
             elif not has_unread(connection):
                 return connection
-        return None
-
-    def _list_candidates(self) -> None:
-        waiting = [
-            (connection.since, connection)
-            for connection in self._loop.connections
-            if is_doing_nothing(connection)
-        ]
-        waiting.sort(key=lambda entry: entry[0])
-        self._candidates.extend(waiting)
+        return slow[0] if slow else None
 
     def find_descriptor(self, error: OSError) -> bool:
         """Out of descriptors or memory: an idle connection leaves; False: there is none, and
@@ -255,21 +244,55 @@ class Room:
         self._loop.clock.forget(self)
 
 
-def is_doing_nothing(connection: Connection) -> bool:
-    """No complete head has come since the last response."""
-    return (
-        connection.state == WAITING
-        and connection.protocol.state == HEAD
-        and not connection.resuming  # the next request is here already
-    )
+class Candidates:
+    """Connections that may have to leave, those that have done nothing for longest first.
+
+    Sorted once and used up before they are sorted again, so that a flood of connections costs
+    little for each.
+    """
+
+    __slots__ = ("_find_since", "_sorted")
+
+    def __init__(self, find_since: Callable[[Connection], float]) -> None:
+        self._find_since = find_since
+        self._sorted: deque[tuple[float, Connection]] = deque()
+
+    def take(self, loop: Loop, for_s: float) -> Connection | None:
+        """Return one that has done nothing for so long; None: there is none."""
+        latest = loop.now - for_s
+        for sorted_anew in (False, True):
+            if sorted_anew and not self._sorted:
+                known = [(self._find_since(each), each) for each in loop.connections]
+                known.sort(key=lambda entry: entry[0])
+                self._sorted.extend(entry for entry in known if entry[0] != inf)
+            while self._sorted and self._sorted[0][0] <= latest:
+                since, connection = self._sorted.popleft()
+                if self._find_since(connection) == since:
+                    return connection
+        return None
 
 
-def has_unsent(connection: Connection) -> bool:
-    """The kernel still holds some of its last response, which closing now might destroy."""
-    try:
-        return fcntl.ioctl(connection.socket.fileno(), termios.TIOCOUTQ, _NOTHING) != _NOTHING
-    except OSError:
-        return False
+def find_idle_since(connection: Connection) -> float:
+    """Since when it waits for a head, of which a part may have come; inf: it does not."""
+    waits = connection.state == WAITING and connection.protocol.state == HEAD
+    # Resuming: the next request is here already.
+    return connection.since if waits and not connection.resuming else inf
+
+
+def find_quiet_since(connection: Connection) -> float:
+    """Since when its client, in the middle of a request or a response, has done nothing, as far
+    as is known; inf: it is not the client's turn."""
+    state = connection.state
+    settings = connection.loop.settings
+    if state == WAITING and connection.protocol.state != HEAD:
+        return connection.deadline - settings.content_timeout_s
+    if state == FLUSHING or (state == RUNNING and connection.mask & WRITE):
+        if connection.taken < 0:
+            return connection.phase_since
+        return connection.deadline - settings.write_timeout_s
+    if state == RUNNING and connection.upload is not None and connection.upload.mask:
+        return connection.upload.deadline - settings.content_timeout_s
+    return inf
 
 
 def has_unread(connection: Connection) -> bool:

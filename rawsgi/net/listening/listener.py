@@ -54,7 +54,7 @@ class Listener:
         "address",
         "family",
         "is_unix",
-        "on_all_addresses",
+        "reach",
         "path",
         "server_name",
         "server_port",
@@ -68,7 +68,8 @@ class Listener:
         self.family = listening.family
         self.is_unix = bool(path)
         self.path = path
-        self.on_all_addresses = False
+        self.reach = ""
+        """Where it listens at more than `address`: "all IPv4 addresses", "all IPv6 addresses"."""
         self._owner_pid = os.getpid()
         self._identity: tuple[int, int] | None = None
         self.address: str
@@ -87,9 +88,10 @@ class Listener:
         except OSError:
             listening.close()
             raise
-        self.on_all_addresses = bound_host in ("0.0.0.0", "::")
-        if self.on_all_addresses:
-            bound_host = "127.0.0.1" if bound_host == "0.0.0.0" else "::1"
+        if bound_host == "0.0.0.0":
+            bound_host, self.reach = "127.0.0.1", "all IPv4 addresses"
+        elif bound_host == "::":
+            bound_host, self.reach = "::1", "all IPv6 addresses"
         shown = f"[{bound_host}]" if ":" in bound_host else bound_host
         self.address = f"http://{shown}:{port}"
         self.server_name = host or shown
@@ -135,7 +137,7 @@ def parse_bind(text: str) -> Bind:
 def _is_ipv6(text: str) -> bool:
     try:
         socket.inet_pton(socket.AF_INET6, text)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return False
     return True
 
@@ -157,7 +159,7 @@ def _guess_address(text: str) -> str:
         return f"; did you mean [{host}]:{port}?"
     if text.startswith("[") and text.endswith("]") and _is_ipv6(text[1:-1]):
         return f"; did you mean {text}:8000?"
-    if re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*", text):
+    if _is_ipv6(text):
         return f"; did you mean [{text}]:8000?"
     if re.fullmatch(r"[A-Za-z0-9.-]+", text):
         return f"; did you mean {text}:8000?"
@@ -173,8 +175,13 @@ def open_listeners(
     `unix_mode`: the permissions of socket files.
     """
     listeners: list[Listener] = []
+    known: set[tuple[str, str, int]] = set()
     try:
         for bind in [parse_bind(text) for text in binds]:
+            place = bind.path, bind.host, bind.port
+            if place in known and (bind.path or bind.port):
+                raise ListenerError(f"cannot listen at {bind.text}: it is given twice")
+            known.add(place)
             if bind.path:
                 listeners.append(_open_unix(bind, backlog, unix_mode))
             else:
@@ -220,7 +227,7 @@ def _open_host(bind: Bind, backlog: int) -> list[Listener]:
 
 
 def _is_name(host: str) -> bool:
-    return bool(host) and ":" not in host and not re.fullmatch(r"[0-9.]+", host, re.ASCII)
+    return host not in ("", "*") and ":" not in host and not re.fullmatch(r"[0-9.]+", host, re.ASCII)
 
 
 def _resolve(bind: Bind) -> list[tuple[int, tuple[str, int, *tuple[int, ...]]]]:
@@ -254,7 +261,10 @@ def _listen_tcp(family: int, sockaddr: tuple[str | int, ...], backlog: int) -> s
 
 
 def _open_unix(bind: Bind, backlog: int, mode: int) -> Listener:
-    path = os.path.abspath(bind.path)
+    try:
+        path = os.path.abspath(bind.path)
+    except OSError:
+        raise ListenerError(f"cannot listen at {bind.text}: the current folder is gone") from None
     # A path that fits only as it was written, relative to a deep folder, is used so.
     if len(os.fsencode(path)) > UNIX_PATH_BYTES:
         path = bind.path

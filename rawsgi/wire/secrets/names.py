@@ -27,7 +27,9 @@ _PART_END = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+")
 _SECRET = re.compile(
     rb"|".join(_WORDS) + rb"|(?:\A|-)(?:" + rb"|".join(_SHORT_WORDS) + rb")[0-9]*s?(?:-|\Z)"
 )
-_HINT = re.compile(rb"|".join(sorted({word[:3].rstrip(b"-") for word in _WORDS + _SHORT_WORDS})))
+_HINT = re.compile(  # "%": a name may be escaped
+    rb"|".join(sorted({word[:3].rstrip(b"-") for word in _WORDS + _SHORT_WORDS} | {b"%"}))
+)
 # Whether scripts may send credentials, not what they are.
 _HARMLESS = b"access-control-"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from rawsgi.wsgi.application import ApplicationError
+from rawsgi.wsgi.loading.failure import ApplicationError
 
 
 def find_patcher() -> str:
