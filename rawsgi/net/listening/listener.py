@@ -227,7 +227,9 @@ def _open_host(bind: Bind, backlog: int) -> list[Listener]:
 
 
 def _is_name(host: str) -> bool:
-    return host not in ("", "*") and ":" not in host and not re.fullmatch(r"[0-9.]+", host, re.ASCII)
+    if host in ("", "*") or ":" in host:
+        return False
+    return not re.fullmatch(r"[0-9.]+", host, re.ASCII)
 
 
 def _resolve(bind: Bind) -> list[tuple[int, tuple[str, int, *tuple[int, ...]]]]:
