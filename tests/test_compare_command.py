@@ -128,12 +128,6 @@ def test_wsgiref_differs(tmp_path: Path) -> None:
     assert report.read_text().startswith("<!doctype html>")
 
 
-def need(*kinds: str) -> None:
-    for name in kinds:
-        if not KINDS[name].is_installed():
-            pytest.skip(f"{name} is not installed")
-
-
 @pytest.mark.parametrize("name", ["werkzeug"])
 def test_known_peer(name: str) -> None:
     status, out, err = run(HELLO, "--with", name, "--corpus", "yours", "--json", "-")
@@ -187,7 +181,6 @@ def test_peer_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_is_found_by_servers_that_know_modules_only(tmp_path: Path) -> None:
-    need("gunicorn", "waitress")
     (tmp_path / "hello.py").write_text((ROOT / HELLO.partition(":")[0]).read_text())
     status, out, err = run(
         "hello.py:app", "--with", "gunicorn", "--with", "waitress", "--corpus", "yours", "--json",
@@ -286,7 +279,6 @@ def test_yours_runs_with_your_settings_but_writes_nothing(project: Path) -> None
 
 
 def test_variables_of_gunicorn_are_kept_from_it(tmp_path: Path) -> None:
-    need("gunicorn")
     log = tmp_path / "access.log"
     status, _, err = run(
         "--with", "gunicorn", "--corpus", "conformance/host/missing",

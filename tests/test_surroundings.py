@@ -142,6 +142,7 @@ def ask_while_stopping(path: str) -> bytes:
                 answer += piece
         except ConnectionError:
             pass
+        wait_until(lambda: server.process.poll() is not None)  # a second SIGTERM would be another
         return answer
 
 

@@ -368,5 +368,8 @@ def has_hung_up(sock: socket.socket) -> bool:
     if not hasattr(select, "POLLRDHUP"):
         return False
     poller = select.poll()
-    poller.register(sock.fileno(), select.POLLRDHUP)
+    try:
+        poller.register(sock.fileno(), select.POLLRDHUP)
+    except ValueError:
+        return True  # closed on our side
     return bool(poller.poll(0))
