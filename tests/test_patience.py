@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import socket
 import time
+import types
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rawsgi.net.client import patience
 from rawsgi.net.client.exchange import has_hung_up
+from rawsgi.protocol.message import ClientDisconnected
 from tests.played_connection import Client
 from tests.serving import Server, serve, wait_until
 from tests.test_threads import WAITING, get
@@ -172,3 +178,73 @@ def test_a_response_that_is_not_taken_whole_is_logged_as_what_it_is(what: str) -
         assert found
         assert 1000 < int(found[1]) < 8 * MEBIBYTE
         assert float(found[2]) >= 0.4
+
+
+@contextlib.contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """The process does nothing for the time of the block: what comes meanwhile comes at once."""
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def test_who_has_just_asked_is_not_closed_to_make_room() -> None:
+    """All who could make room have a request in their sockets: the newcomer waits a moment."""
+    with serve(WAITING, "--connections", "2") as server, contextlib.ExitStack() as stack:
+        known = [stack.enter_context(server.connect()) for _ in range(2)]
+        for sock in known:
+            sock.sendall(get("/"))
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+        with stopped(server):
+            time.sleep(0.05)
+            for sock in known:
+                sock.sendall(get("/"))
+            newcomer = stack.enter_context(server.connect())
+            newcomer.sendall(get("/"))
+        for sock in known:
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert newcomer.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_active_reader_is_not_closed_to_make_room(tmp_path: Path) -> None:
+    """A Unix socket asks for more only when most of what it holds has been read."""
+    bind = f"unix:{tmp_path}/socket"
+    with serve(WAITING, "--connections", "1", "--bind", bind) as server:
+        with server.connect() as reader, server.connect() as newcomer:
+            reader.sendall(get(f"/bytes/{4 * MEBIBYTE}"))
+            assert reader.recv(1000)
+            newcomer.sendall(get("/"))
+            ends_at = time.monotonic() + 4.5
+            while time.monotonic() < ends_at:
+                assert reader.recv(1000), "it was closed"
+                time.sleep(0.05)
+            reader.close()
+            assert newcomer.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_upload_that_made_room_is_in_the_access_log() -> None:
+    with serve(WAITING, "--connections", "1", "--access-log") as server:
+        with server.connect() as first, server.connect() as second:
+            for sock, name in ((first, "first"), (second, "second")):
+                head = f"POST /{name} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+                sock.sendall(head.encode() + b"0123456789")
+                time.sleep(0.1)
+            assert first.recv(100) == b""
+        wait_until(lambda: '"POST /first HTTP/1.1" 499 0 ' in server.stdout())
+
+
+@pytest.mark.parametrize("gathers", [True, False])
+def test_what_could_not_be_sent_is_not_counted(gathers: bool) -> None:
+    client = Client()
+    client.socket.failure = ConnectionResetError()
+    client.exchange.gathers = gathers
+    exchange = client.exchange
+    with contextlib.suppress(ClientDisconnected):
+        exchange.send_response(exchange.encode_head("200 OK", []), b"x" * 1000)
+    written: list[Any] = []
+    log: Any = types.SimpleNamespace(write=lambda *line: written.append(line))
+    client.loop.access_log = log
+    client.connection.finish(exchange)
+    assert [line[4:6] for line in written] == [(200, 0)]

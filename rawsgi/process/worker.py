@@ -31,12 +31,12 @@ from typing import Any
 
 from rawsgi.config import Settings, SettingsError
 from rawsgi.logs import AccessLog, log
-from rawsgi.net.client.connection import FLUSHING, WAITING, Connection
-from rawsgi.net.client.journal import describe
+from rawsgi.net.client.connection import FLUSHING, RUNNING, WAITING, Connection
+from rawsgi.net.client.journal import describe, log_cut
 from rawsgi.net.crew.crew import Crew
 from rawsgi.net.listening.acceptor import Acceptor, Room
 from rawsgi.net.listening.listener import Listener
-from rawsgi.net.loop import Loop
+from rawsgi.net.loop import Loop, do_nothing
 from rawsgi.net.tap import Observer
 from rawsgi.process.descriptors import raise_descriptor_limit
 from rawsgi.process.forking import left_by_children
@@ -280,6 +280,7 @@ class Worker:
         """Leave although threads are running: no Python code can end them."""
         for listener in self._listeners:
             listener.close()
+        self.loop.on_empty = self.loop.on_release = do_nothing
         # In a thread of its own: one that is stuck may hold a lock that this needs.
         with contextlib.suppress(RuntimeError):  # the system gives no thread
             teller = threading.Thread(target=self._tell_the_end, daemon=True)
@@ -304,7 +305,10 @@ class Worker:
             with contextlib.suppress(Exception):
                 if connection.state == FLUSHING:
                     connection.close()  # for the access log, too
-                elif observer is not None:
+                    continue
+                if connection.state == RUNNING:
+                    log_cut(connection)
+                if observer is not None:
                     observer.close(connection)
 
     def _replace(self, lost: int) -> None:

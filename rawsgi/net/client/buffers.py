@@ -125,13 +125,13 @@ class Outbox:
     __slots__ = ("_parts", "_room", "bytes_waiting", "complete", "gather_bytes", "gathering",
                  "lock", "lost_bytes", "sent_bytes", "throttled", "watched")  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, lost_bytes: int = 0) -> None:
         self._parts: deque[bytes | memoryview | FileSpan] = deque()
         self.lock = threading.Lock()
         self._room = threading.Condition(self.lock)
         self.bytes_waiting = 0
         self.sent_bytes = 0
-        self.lost_bytes = 0
+        self.lost_bytes = lost_bytes
         """What was given up: the way is broken."""
         self.complete = False
         """The response was put in whole, and its thread sends nothing more: an interruption

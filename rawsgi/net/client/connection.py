@@ -113,8 +113,8 @@ class Connection:
         """What the socket did not take; with its own lock (see `buffers`)."""
         self.progress = 0
         """`outbox.sent_bytes` at the last look."""
-        self.taken = -1
-        """How much of that the client had taken then; -1: not looked at yet."""
+        self.taken: int | None = None
+        """How much of that the client had taken then; None: not looked at yet."""
         self.unlogged: Exchange | None = None
         """An exchange whose response is on its way, and then goes to the access log."""
 
@@ -273,9 +273,8 @@ class Connection:
 
     def refuse(self, error: ProtocolError) -> None:
         """WAITING: answer a broken request, then close so that the answer arrives."""
-        loop = self.loop
-        if loop.observer is not None:
-            loop.observer.refuse(self, error)
+        if self.loop.observer is not None:
+            self.loop.observer.refuse(self, error)
         unread = self.protocol.buffer
         data = self.protocol.refuse(error)
         log_refusal(self, error, unread, data)
@@ -339,6 +338,7 @@ class Connection:
             sent = 0
         except OSError:
             self.broken = True
+            self.outbox = Outbox(lost_bytes=len(data))
             return
         if sent != len(data):
             self.outbox = outbox = Outbox()
@@ -424,12 +424,10 @@ class Connection:
         self.arm(READ)
 
     def _discard_input(self) -> None:
+        """One read a turn: a flood does not hold the loop."""
         try:
-            while True:
-                data = self.socket.recv(RECEIVE_BYTES)
-                if not data:
-                    break
-                return  # one read a turn: a flood does not hold the loop
+            if self.socket.recv(RECEIVE_BYTES):
+                return
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -492,7 +490,7 @@ class Connection:
             return
         exchange.close_content()
         self.exchange = None
-        log_unanswered(self, exchange, 499)
+        log_unanswered(self, exchange.request, exchange.started)
         self.close()
 
     def refuse_queued(self, exchange: Exchange, status: int, reason: str) -> None:
@@ -599,6 +597,8 @@ class Connection:
             self.upload.end()
         self.arm(0)
         self.loop.clock.forget(self)
+        if self.spool is not None and self.protocol.request is not None:
+            log_unanswered(self, self.protocol.request, self.phase_since)
         self._discard_spool()
         outbox = self.outbox
         if outbox is not None:

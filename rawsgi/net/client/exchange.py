@@ -237,6 +237,7 @@ class Exchange:
         """The response cannot be ended: closing the connection is how the client notices."""
         if not self.head_sent:
             self.connection.protocol.code = 499  # for the access log: nothing was answered
+            self.connection.protocol.sent_bytes = 0
         self.connection.protocol.abandon(reason)
         outbox = self.connection.outbox
         if outbox is not None:
@@ -272,6 +273,7 @@ class Exchange:
             sent = 0
         except OSError:
             connection.broken = True
+            connection.outbox = Outbox(lost_bytes=len(data))
             raise ClientDisconnected from None
         if sent != len(data):
             self._put(data[sent:])
@@ -285,6 +287,7 @@ class Exchange:
             outbox.gathering = self.gathers
         with outbox.lock:
             if connection.broken:
+                outbox.lost_bytes += len(data) + sum(map(len, further))
                 raise ClientDisconnected
             is_ours = not outbox or outbox.gathering
             outbox.put(data)

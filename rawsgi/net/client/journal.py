@@ -22,6 +22,8 @@ _START_LINE_BYTES = 1024
 _METHOD_AND_SPACE = re.compile(rb"[A-Za-z-]{1,32} +[^ ]")
 # What a message that ends too soon is refused by: its client has left.
 _INCOMPLETE = "RFC 9112 section 8"
+# The thread that holds an outbox may be stuck.
+_LOCK_S = 0.1
 
 
 def describe(request: Request) -> str:
@@ -34,21 +36,37 @@ def log_response(connection: Connection, exchange: Exchange) -> None:
     protocol = connection.protocol
     outbox = connection.outbox
     lost = outbox.lost_bytes if outbox is not None else 0
-    _write_line(connection, exchange, protocol.code, max(protocol.sent_bytes - lost, 0))
+    sent_bytes = max(protocol.sent_bytes - lost, 0)
+    _write_line(connection, exchange.request, protocol.code, sent_bytes, exchange.started)
 
 
-def log_unanswered(connection: Connection, exchange: Exchange, status: int) -> None:
-    """The request got no response (499: the client left first)."""
-    _write_line(connection, exchange, status, 0)
+def log_unanswered(connection: Connection, request: Request, began: float) -> None:
+    """The client left first, or in the middle of its content."""
+    _write_line(connection, request, 499, 0, began)
 
 
-def _write_line(connection: Connection, exchange: Exchange, status: int, sent_bytes: int) -> None:
+def log_cut(connection: Connection) -> None:
+    """The process ends, and leaves the thread that runs this request where it is."""
+    exchange = connection.exchange
+    if exchange is None or not exchange.head_sent:
+        return
+    outbox = connection.outbox
+    if outbox is not None and outbox.lock.acquire(timeout=_LOCK_S):
+        try:
+            outbox.discard()
+        finally:
+            outbox.lock.release()
+    log_response(connection, exchange)
+
+
+def _write_line(
+    connection: Connection, request: Request, status: int, sent_bytes: int, began: float
+) -> None:
     access_log = connection.loop.access_log
     if access_log is not None:
-        request = exchange.request
         access_log.write(
             connection.remote[0], request.method, request.target, request.version,
-            status, sent_bytes, monotonic() - exchange.started,
+            status, sent_bytes, monotonic() - began,
             request.fields.get("HTTP_REFERER", ""), request.fields.get("HTTP_USER_AGENT", ""),
         )  # fmt: skip
 
@@ -80,7 +98,7 @@ def log_refusal(
         shown = start if _METHOD_AND_SPACE.match(start) else b"-"
         line = shown.rstrip(b"\r").decode("latin-1"), "", ""
     began = max(connection.since, connection.phase_since)
-    if request is None and connection.phase_since <= connection.since:
+    if request is None and connection.phase_since < connection.since:
         began = loop.now  # it came whole: the time before was idle
     loop.access_log.write(
         connection.remote[0], *line, error.status, len(data.partition(b"\r\n\r\n")[2]),

@@ -37,7 +37,7 @@ def await_reader(connection: Connection, sent_bytes: int) -> None:
     settings = connection.loop.settings
     if connection.progress < 0:
         connection.phase_since = now
-        connection.taken = -1
+        connection.taken = None
         connection.deadline = now + min(_SETTLED_S, settings.write_timeout_s / 2)
     elif sent_bytes != connection.progress:
         connection.taken = sent_bytes - count_unsent(connection.socket)
@@ -59,7 +59,7 @@ def reads_on(connection: Connection) -> bool:
     settings = connection.loop.settings
     before = connection.taken
     taken = connection.taken = outbox.sent_bytes - count_unsent(connection.socket)
-    if before < 0:
+    if before is None:
         connection.deadline = connection.phase_since + settings.write_timeout_s
     elif taken > before:
         connection.deadline = bound(

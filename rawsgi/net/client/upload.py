@@ -32,8 +32,8 @@ class Upload:
     """The content of one request, from its first byte to its last. The leader calls, except
     where said otherwise."""
 
-    __slots__ = ("_ended", "_exchange", "_late_at", "_paused_at", "_rests_until", "_started",
-                 "connection", "deadline", "inbox", "mask", "scheduled")  # fmt: skip
+    __slots__ = ("_ended", "_exchange", "_paused_at", "_rests_until", "_started", "connection",
+                 "deadline", "inbox", "late_at", "mask", "scheduled")  # fmt: skip
 
     def __init__(self, connection: Connection, waits: bool) -> None:
         """`waits`: the client sends its content only after a 100 (Continue)."""
@@ -47,7 +47,7 @@ class Upload:
         self._started = 0.0
         """When the client began to send, moved on by the time that it had to wait for us."""
         self._paused_at = 0.0
-        self._late_at = 0.0
+        self.late_at = 0.0
         """When the client is too slow."""
         self._rests_until = 0.0
         """Until then the thread is not readmitted for little."""
@@ -166,18 +166,18 @@ class Upload:
             grace = self._started + settings.content_timeout_s
             rate = self.inbox.received_bytes / settings.content_rate_bytes
             deadline = min(deadline, grace + rate)
-        self._late_at = deadline
+        self.late_at = deadline
         self._schedule()
 
     def _schedule(self) -> None:
-        self.deadline = self._late_at
+        self.deadline = self.late_at
         if self.inbox.starved and self.inbox.bytes_waiting:
             self.deadline = min(self.deadline, self._rests_until)
         self.connection.loop.clock.schedule(self)
 
     def expire(self, now: float) -> None:
         """The clock: the thread has rested, or the client is too slow."""
-        if now < self._late_at:
+        if now < self.late_at:
             self._feed()
             self._schedule()
             return

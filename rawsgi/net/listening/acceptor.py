@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
 from rawsgi.net.client.connection import FLUSHING, READ, RUNNING, WAITING, WRITE, Connection
-from rawsgi.net.client.patience import count_unsent
+from rawsgi.net.client.patience import count_unsent, reads_on
 from rawsgi.net.loop import do_nothing
 from rawsgi.protocol.http1 import HEAD
 
@@ -31,8 +31,10 @@ _OUT_OF_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # something and paused so lately.
 _MOMENT_S = 0.01
 _QUIET_S = 3.0
-# So many are looked at for one whose last response has left before one of them has to go.
-_SLOW_LIMIT = 64
+# So many are looked at for one whose last response has left, and whose next request has not come.
+_LOOKS_LIMIT = 64
+# So long whoever was cut may take to be given back.
+_LEAVING_S = 1.0
 # How long accepting rests when there is no room and nobody can be asked to leave.
 _PAUSE_S = 0.1
 # So much of a response may wait in the kernel for one client. Without a bound some hundred slow
@@ -155,13 +157,17 @@ def set_options(sock: socket.socket) -> None:
 class Room:
     """How many connections there may be, and who makes room for the next."""
 
-    __slots__ = ("_idle", "_loop", "_quiet", "_warned", "acceptors", "deadline", "limit",
-                 "scheduled")  # fmt: skip
+    __slots__ = ("_idle", "_leaving", "_leaving_until", "_loop", "_quiet", "_search_again",
+                 "_warned", "acceptors", "deadline", "limit", "scheduled")  # fmt: skip
 
     def __init__(self, loop: Loop, limit: int) -> None:
         self._loop = loop
         self._idle = Candidates(find_idle_since)
         self._quiet = Candidates(find_quiet_since)
+        self._search_again = 0.0
+        """Until then a search for who is quiet would find as little as the last one."""
+        self._leaving: Connection | None = None
+        self._leaving_until = 0.0
         self._warned: set[str] = set()
         self.limit = limit
         self.acceptors: list[Acceptor] = []
@@ -170,7 +176,10 @@ class Room:
 
     def make(self) -> bool:
         """Close the connection that has done nothing for longest; False: there is none yet."""
-        leaver = self._find_idle() or self._quiet.take(self._loop, _QUIET_S)
+        if self._is_leaving():
+            self._rest()
+            return False
+        leaver = self._find_idle() or self._find_quiet()
         if leaver is None:
             self._warn("all connections are busy: new ones have to wait")
             self._rest()
@@ -179,24 +188,54 @@ class Room:
             self._warn("connection limit reached: the longest idle one made room")
         if leaver.state == RUNNING:
             leaver.cut()  # it goes when its thread has given it back
+            self._leaving = leaver
+            self._leaving_until = self._loop.now + _LEAVING_S
             self._rest()
             return False
         leaver.close()
         return True
 
+    def _is_leaving(self) -> bool:
+        """Somebody was cut, whose thread will give the place back: nobody else has to go."""
+        leaving = self._leaving
+        if leaving is None or leaving.state != RUNNING or self._loop.now >= self._leaving_until:
+            self._leaving = None
+            return False
+        return True
+
     def _find_idle(self) -> Connection | None:
         """Whoever has waited longest for a head. For a moment only: perhaps it has sent a request
         that is not here yet."""
-        slow: list[Connection] = []
-        while len(slow) < _SLOW_LIMIT:
+        seen: set[Connection] = set()
+        slow = None
+        while len(seen) < _LOOKS_LIMIT:
             connection = self._idle.take(self._loop, _MOMENT_S)
-            if connection is None or connection in slow:
+            if connection is None or connection in seen:
                 break
-            if count_unsent(connection.socket):
-                slow.append(connection)  # it still receives, and goes only if there is no other
-            elif not has_unread(connection):
+            seen.add(connection)
+            if has_unread(connection):
+                continue
+            if not count_unsent(connection.socket):
                 return connection
-        return slow[0] if slow else None
+            slow = slow or connection  # it still receives, and goes only if there is no other
+        return slow
+
+    def _find_quiet(self) -> Connection | None:
+        """Whoever has neither sent nor read anything for longest, though it was its turn."""
+        now = self._loop.now
+        if now < self._search_again:
+            return None
+        seen: set[Connection] = set()
+        while len(seen) < _LOOKS_LIMIT:
+            connection = self._quiet.take(self._loop, _QUIET_S)
+            if connection is None or connection in seen:
+                break
+            seen.add(connection)
+            receives = connection.outbox is not None
+            if not (reads_on(connection) if receives else has_unread(connection)):
+                return connection
+        self._search_again = now + _PAUSE_S
+        return None
 
     def find_descriptor(self, error: OSError) -> bool:
         """Out of descriptors or memory: an idle connection leaves; False: there is none, and
@@ -287,11 +326,11 @@ def find_quiet_since(connection: Connection) -> float:
     if state == WAITING and connection.protocol.state != HEAD:
         return connection.deadline - settings.content_timeout_s
     if state == FLUSHING or (state == RUNNING and connection.mask & WRITE):
-        if connection.taken < 0:
+        if connection.taken is None:
             return connection.phase_since
         return connection.deadline - settings.write_timeout_s
     if state == RUNNING and connection.upload is not None and connection.upload.mask:
-        return connection.upload.deadline - settings.content_timeout_s
+        return connection.upload.late_at - settings.content_timeout_s
     return inf
 
 
