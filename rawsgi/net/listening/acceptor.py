@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from rawsgi.logs import log
 from rawsgi.net.client.connection import FLUSHING, READ, RUNNING, WAITING, WRITE, Connection
-from rawsgi.net.client.patience import count_unsent, reads_on
+from rawsgi.net.client.patience import count_unsent, find_pause, reads_on
 from rawsgi.net.loop import do_nothing
 from rawsgi.protocol.http1 import HEAD
 
@@ -326,9 +326,7 @@ def find_quiet_since(connection: Connection) -> float:
     if state == WAITING and connection.protocol.state != HEAD:
         return connection.deadline - settings.content_timeout_s
     if state == FLUSHING or (state == RUNNING and connection.mask & WRITE):
-        if connection.taken is None:
-            return connection.phase_since
-        return connection.deadline - settings.write_timeout_s
+        return find_pause(connection)
     if state == RUNNING and connection.upload is not None and connection.upload.mask:
         return connection.upload.late_at - settings.content_timeout_s
     return inf
